@@ -1,0 +1,75 @@
+# Casbah: `make demo` runs the main job on this machine, `make test` proves it. `make help` lists the rest.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := constraints.txt
+
+# Another package index for torch and torchvision. The plain pin takes CUDA builds (gigabytes) on most machines;
+#   make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# takes the CPU builds: minutes on a laptop. Where it is empty, pip's own configuration decides.
+TORCH_INDEX ?=
+TORCH_PINS := $(shell sed -n 's/^\(torch\|torchvision\)==/\1==/p' $(LOCK))
+
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up down test test-unit lint format types bench pisa algiers pipeline clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 — \2/p' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## Set up .venv/ with everything locked (TORCH_INDEX picks another index for torch)
+
+$(VENV)/.installed: pyproject.toml $(LOCK)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "make: $(PYTHON) is not Python 3.11; install it, or name it: make install PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "Setting up $(VENV)/ (a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if [ -n "$(TORCH_INDEX)" ]; then \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --index-url "$(TORCH_INDEX)" $(TORCH_PINS); fi
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[dev]'
+	@touch $@
+
+demo: install ## The whole pipeline on the simulated sample town: S3, MLflow, KFP, report and map
+	@$(BIN)/casbah demo
+
+up: install ## Start the embedded object store and MLflow for your own work
+	@$(BIN)/casbah up
+
+down: install ## Stop them
+	@$(BIN)/casbah down
+
+test: install lint types ## Lint, types, and every test that this machine can run
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto --dist loadfile
+
+test-unit: install ## The tests that need no services (seconds)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --dist loadfile
+
+lint: install
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: install
+	@$(BIN)/mypy
+
+format: install ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+pipeline: install ## Compile the Kubeflow pipeline to build/building_footprints.yaml
+	@$(BIN)/casbah pipeline compile --output build/building_footprints.yaml
+
+bench: install ## Speed, as ratios measured side by side in one run
+	@$(BIN)/python -m bench
+
+pisa: install ## The study on real imagery and footprints of Pisa (needs the data folder: SHARED=../shared)
+	@$(BIN)/python studies/pisa.py --shared $(or $(SHARED),../shared) --output runs/pisa
+
+algiers: install ## The case study: real imagery and OpenStreetMap of Algiers (needs the internet)
+	@$(BIN)/casbah pipeline run --output runs/algiers aoi=algiers labels=osm start=2023-06-01 end=2023-09-30 periods=2
+
+clean: ## Stop the services, and remove what demo, pipeline and the tests left (not your runs, not the environment)
+	@test ! -x $(BIN)/casbah || $(BIN)/casbah down
+	@rm -rf .casbah runs/demo build/building_footprints.yaml .mypy_cache .ruff_cache
