@@ -1,0 +1,19 @@
+"""The one family of errors that a user meets, and the exit code that each one ends a command with."""
+
+
+class CasbahError(Exception):
+    """A problem worth one clear sentence: what was found, where, and what to do next."""
+
+    exit_code = 1
+
+
+class InputError(CasbahError):
+    """The input is wrong: the sentence names it, what was found in it and what is wanted. Nothing was written."""
+
+    exit_code = 2
+
+
+class WorldError(CasbahError):
+    """The world failed (network, store, service, disk) after bounded retries. Nothing was lost; run it again."""
+
+    exit_code = 3

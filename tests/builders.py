@@ -1,0 +1,159 @@
+"""Small, seeded products for tests, written through the public writers."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import rasterio
+from shapely.geometry import box
+
+from casbah.bands import BAND_NAMES
+from casbah.grid import Grid
+from casbah.products.labels import LabelInfo, LabelSet
+from casbah.products.scene import Period, Scene, SceneInfo
+
+GRID = Grid("EPSG:32631", 500_000.0, 4_060_000.0, 256, 256)
+
+
+def houses(grid: Grid, count: int = 300, seed: int = 0) -> geopandas.GeoDataFrame:
+    """Rectangles of 20-60 m that lie inside the grid, some touching."""
+    rng = np.random.default_rng(seed)
+    west, south, east, north = grid.bounds
+    x = rng.uniform(west + 60, east - 60, count)
+    y = rng.uniform(south + 60, north - 60, count)
+    size = rng.uniform(20, 60, (count, 2))
+    shapes = [box(a, b, a + w, b + h) for a, b, (w, h) in zip(x, y, size, strict=True)]
+    return geopandas.GeoDataFrame({"id": range(count)}, geometry=shapes, crs=grid.crs)
+
+
+def cover_of(footprints: geopandas.GeoDataFrame, grid: Grid) -> np.ndarray:
+    """Percent of each pixel under the union of the footprints, by 10 x 10 samples a pixel."""
+    from rasterio.features import rasterize
+
+    fine = Grid(grid.crs, grid.west, grid.north, grid.rows * 10, grid.cols * 10, grid.resolution / 10)
+    burnt = rasterize(footprints.geometry, out_shape=fine.shape, transform=fine.transform, dtype="uint8")
+    return burnt.reshape(grid.rows, 10, grid.cols, 10).sum(axis=(1, 3)).astype("uint8")
+
+
+def make_scene(
+    path: Path,
+    grid: Grid = GRID,
+    *,
+    periods: int = 1,
+    bands: Sequence[str] = BAND_NAMES,
+    level: str = "L2A",
+    cover: np.ndarray | None = None,
+    seed: int = 0,
+) -> Scene:
+    """A noisy scene whose pixels brighten with building cover, so that a model can learn from it."""
+    rng = np.random.default_rng(seed)
+    if cover is None:
+        cover = cover_of(houses(grid, seed=seed), grid)
+    times = tuple(
+        Period(start=f"2023-{6 + t:02d}-01", end=f"2023-{6 + t:02d}-28", dates=(f"2023-{6 + t:02d}-10",))
+        for t in range(periods)
+    )
+    info = SceneInfo(
+        level=level,
+        bands=tuple(bands),
+        periods=times,
+        simulated=True,
+        attribution="Simulated by Casbah's tests",
+        sources=(
+            {
+                "id": "S2_TEST",
+                "collection": "sentinel-2-l2a",
+                "datetime": "2023-06-10T10:30:00Z",
+                "baseline": "05.09",
+                "offset": 1000,
+                "offset_reason": "metadata and pixels agree",
+            },
+        ),
+    )
+    with Scene.write(path, parameters={"seed": seed}) as draft:
+        for t in range(periods):
+            level_of_band = np.linspace(600, 2400, len(bands))[:, None, None]
+            image = level_of_band + cover[None].astype(float) * 12 + rng.normal(0, 120, (len(bands), *grid.shape))
+            write_raster(draft.directory / f"reflectance_{t}.tif", np.clip(image, 1, 10000).astype("uint16"), grid)
+            write_raster(draft.directory / f"valid_{t}.tif", np.full((1, *grid.shape), 3, "uint8"), grid)
+        draft.write_json(
+            "item.json",
+            {
+                "type": "Feature",
+                "stac_version": "1.1.0",
+                "id": path.name,
+                "properties": {"datetime": "2023-06-10T00:00:00Z", "casbah": json.loads(info.model_dump_json())},
+            },
+        )
+    return Scene.open(path)
+
+
+def make_labels(
+    path: Path, grid: Grid = GRID, *, footprints: geopandas.GeoDataFrame | None = None, seed: int = 0, **info: Any
+) -> LabelSet:
+    """The label set of `houses(grid, seed=seed)` (or of given footprints), everywhere labelled."""
+    footprints = houses(grid, seed=seed) if footprints is None else footprints
+    cover = cover_of(footprints, grid)
+    with LabelSet.write(path, parameters={"seed": seed}) as draft:
+        footprints.to_parquet(draft.directory / "footprints.parquet")
+        write_raster(draft.directory / "coverage.tif", cover[None], grid, nodata=255)
+        write_raster(draft.directory / "mask.tif", (cover >= 50).astype("uint8")[None], grid, nodata=255)
+        fields: dict[str, Any] = {
+            "source": "tests",
+            "licence": "CC0-1.0",
+            "attribution": "Casbah's tests",
+            "vintage": "2023",
+            "simulated": True,
+            "footprints": len(footprints),
+            "summary": {},
+        }
+        draft.write_json("labels.json", json.loads(LabelInfo(**fields | info).model_dump_json()))
+    return LabelSet.open(path)
+
+
+def write_raster(path: Path, data: np.ndarray, grid: Grid, nodata: int = 0) -> None:
+    """Write (bands, rows, cols) as a tiled GeoTIFF on the grid."""
+    profile = grid.profile(
+        driver="GTiff",
+        count=len(data),
+        dtype=data.dtype.name,
+        nodata=nodata,
+        tiled=True,
+        blockxsize=256,
+        blockysize=256,
+        compress="deflate",
+    )
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(data)
+
+
+def make_tiles(
+    path: Path,
+    *,
+    grid: Grid = GRID,
+    periods: int = 1,
+    bands: Sequence[str] = BAND_NAMES,
+    level: str = "L2A",
+    seed: int = 0,
+    **options: Any,
+) -> Any:
+    """What `casbah.tile.tile` makes of `make_scene` and `make_labels` (kept beside `path`): a TileSet, or TileFolds.
+
+    Tiles of 32 px in blocks of 380 m, a guard of 60 m, and half of the blocks in val and test, so that the small
+    default grid has several blocks in each split; `options` go to `tile`. A grid of 256 px holds about 36 tiles.
+    """
+    from casbah.tile import tile
+
+    scene = make_scene(path.parent / f"{path.name}-scene", grid, periods=periods, bands=bands, level=level, seed=seed)
+    labels = make_labels(path.parent / f"{path.name}-labels", grid, seed=seed)
+    sizes: dict[str, Any] = {
+        "tile_size": 32,
+        "block_size": 380,
+        "guard": 60,
+        "test_fraction": 0.25,
+        "val_fraction": 0.25,
+    }
+    return tile(scenes=[scene.path], labels=[labels.path], output=path, **sizes | options)
