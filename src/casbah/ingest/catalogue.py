@@ -1,0 +1,270 @@
+"""Items from where a catalogue lies: a STAC API, or static JSON on disk, on a web server or in the object store."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import Any
+
+import pystac
+import requests
+import shapely
+from pystac.errors import STACError, STACTypeError
+from pystac.stac_io import DefaultStacIO
+from pystac.utils import make_absolute_href
+from pystac_client import Client
+from pystac_client.exceptions import APIError
+from pystac_client.stac_api_io import StacApiIO
+
+from casbah.errors import CasbahError, InputError, WorldError
+from casbah.ingest.area import Area, as_geojson
+from casbah.ingest.assets import Item, acquired, baseline_of, level_of, tile_of
+from casbah.ingest.network import Patience
+from casbah.progress import say
+from casbah.storage import Location, Store
+
+EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
+"""A public STAC API of all of Sentinel-2 as COGs; needs no account."""
+
+COLLECTIONS = {
+    "L2A": ("sentinel-2-l2a", "sentinel-2-c1-l2a", "sentinel-s2-l2a-cogs"),
+    "L1C": ("sentinel-2-l1c",),
+}
+"""What public APIs call the collection of a level, best first."""
+
+MOST_ITEMS = 3000
+"""More than eight years of one tile; beyond it a search is a mistake rather than a wish."""
+
+PAGE = 100
+AROUND = timedelta(days=180)
+"""How far around empty dates a search looks, to tell the person what there is."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Items over the area, in order of time, with what their collections say of attribution and simulation."""
+
+    items: list[Item]
+    attributions: tuple[str, ...] = ()
+    simulated: bool = False
+    other_dates: list[Item] = field(default_factory=list)
+    """Items over the area outside of the dates, where that was looked up."""
+
+
+class CatalogueIO(StacApiIO):
+    """Reads STAC JSON over http, from disk and from the object store, with bounded patience."""
+
+    def __init__(self, patience: Patience) -> None:
+        super().__init__(timeout=(patience.connect, patience.read), max_retries=patience.retry())
+
+    def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
+        href = str(source.href if isinstance(source, pystac.Link) else source)
+        if href.startswith("s3://"):
+            return Store.from_environment().read(Location.parse(href)).decode()
+        return super().read_text(source, *args, **kwargs)
+
+
+class StaticIO(DefaultStacIO):
+    """The same for static catalogues, whose collections must not be taken for those of an API."""
+
+    def __init__(self, reader: CatalogueIO) -> None:
+        self._reader = reader
+
+    def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
+        return self._reader.read_text(source, *args, **kwargs)
+
+
+def find(
+    stac: str, area: Area, start: date, end: date, *, collection: str | None, level: str | None, patience: Patience
+) -> Found:
+    """Every item that overlaps the area, from `start` to `end` (both inclusive), whatever its cloud cover.
+
+    Raises `InputError` where there is no catalogue or no such collection, `WorldError` where it does not answer.
+    """
+    io = CatalogueIO(patience)
+    try:
+        root = io.read_json(stac)
+        if _is_api(root):
+            return _search(stac, io, area, start, end, collection, level)
+        return _walk(stac, root, io, area, start, end, collection)
+    except CasbahError:
+        raise
+    except Exception as error:
+        known = _known_fault(stac, error, patience)
+        if known is None:
+            raise
+        raise known from None
+
+
+def _known_fault(stac: str, error: BaseException, patience: Patience) -> CasbahError | None:
+    """The sentence for a fault of a catalogue, looked for under what pystac wraps around it; None for a defect."""
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    place = stac if len(causes) == 1 else f"{stac} ({' '.join(str(error).split())[:200]})"
+    for cause in causes:
+        if isinstance(cause, CasbahError):
+            return cause
+        if isinstance(cause, FileNotFoundError):
+            return InputError(f"the catalogue {stac} lacks {cause.filename or cause}; check --stac")
+        if isinstance(cause, APIError | requests.RequestException):
+            return _refused(place, cause, patience)
+    if isinstance(error, ValueError | STACError | STACTypeError | KeyError | TypeError):
+        return InputError(f"{stac} is no STAC catalogue that can be read ({type(error).__name__}: {error})")
+    return None
+
+
+def _refused(place: str, error: Exception, patience: Patience) -> CasbahError:
+    status = getattr(error, "status_code", None)
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    if status in (400, 404, 422):
+        return InputError(f"the STAC catalogue {place} answered {status}: {reason}; check --stac and --collection")
+    return WorldError(
+        f"the STAC catalogue {place} did not answer after {patience.attempts} attempts ({reason}); try again later"
+    )
+
+
+def _is_api(root: dict[str, Any]) -> bool:
+    links = root.get("links", [])
+    return "conformsTo" in root and any(link.get("rel") == "search" for link in links)
+
+
+def _search(
+    stac: str, io: CatalogueIO, area: Area, start: date, end: date, collection: str | None, level: str | None
+) -> Found:
+    # Without it, opening would take the timeout off `io` again.
+    client = Client.open(stac, stac_io=io, timeout=io.timeout)
+    chosen = collection or _collection(client, stac, level or "L2A")
+    shape = area.lonlat if shapely.get_num_coordinates(area.lonlat) < 500 else shapely.convex_hull(area.lonlat)
+    when = f"{start.isoformat()}T00:00:00Z/{end.isoformat()}T23:59:59Z"
+    search = client.search(
+        collections=[chosen], intersects=as_geojson(shape), datetime=when, limit=PAGE, max_items=MOST_ITEMS
+    )
+    items = [_absolute(item, _self_href(item) or stac) for item in search.items_as_dicts()]
+    if len(items) >= MOST_ITEMS:
+        raise InputError(f"{stac} holds more than {MOST_ITEMS} items from {start} to {end}; narrow the dates")
+    if not items:
+        around = f"{(start - AROUND).isoformat()}T00:00:00Z/{(end + AROUND).isoformat()}T23:59:59Z"
+        search = client.search(
+            collections=[chosen], intersects=as_geojson(shape), datetime=around, limit=PAGE, max_items=2 * PAGE
+        )
+        items = list(search.items_as_dicts())
+    about = client.get_collection(chosen)
+    entries = [about.to_dict(include_self_link=False, transform_hrefs=False)] if about else []
+    return _found(items, entries, area, start, end)
+
+
+def _collection(client: Client, stac: str, level: str) -> str:
+    ids = sorted(collection.id for collection in client.get_collections())
+    for known in COLLECTIONS[level]:
+        if known in ids:
+            return known
+    of_level = [name for name in ids if level.lower() in name.lower()]
+    if len(of_level) == 1 or len(ids) == 1:
+        return (of_level or ids)[0]
+    raise InputError(
+        f"{stac} has no collection that is plainly Sentinel-2 {level}; name one with --collection: {', '.join(ids)}"
+    )
+
+
+def _walk(
+    stac: str, root: dict[str, Any], io: CatalogueIO, area: Area, start: date, end: date, collection: str | None
+) -> Found:
+    kind = root.get("type")
+    if kind == "FeatureCollection":
+        items, about = [_absolute(item, stac) for item in root["features"]], []
+    elif kind in ("Catalog", "Collection"):
+        catalogue = (pystac.Collection if kind == "Collection" else pystac.Catalog).from_file(
+            stac, stac_io=StaticIO(io)
+        )
+        found = list(catalogue.get_items(recursive=True))
+        items = [_absolute(item.to_dict(transform_hrefs=False), item.get_self_href() or stac) for item in found]
+        parents = [catalogue, *(parent for parent, _, _ in catalogue.walk())]
+        about = [parent.to_dict(include_self_link=False, transform_hrefs=False) for parent in parents]
+    else:
+        raise InputError(
+            f"{stac} is a STAC {kind or 'document of no type'}; a catalogue, a collection or an API is wanted"
+        )
+    if collection is not None:
+        ids = sorted({str(item.get("collection")) for item in items})
+        items = [item for item in items if item.get("collection") == collection]
+        if not items:
+            raise InputError(
+                f"{stac} has no item of collection {collection!r}; it has {', '.join(ids) or 'none at all'}"
+            )
+    used = {item.get("collection") for item in items}
+    return _found(items, [entry for entry in about if entry["id"] in used], area, start, end)
+
+
+def _found(items: list[Item], about: Iterable[dict[str, Any]], area: Area, start: date, end: date) -> Found:
+    over = [item for item in items if _overlaps(item, area)]
+    over.sort(key=lambda item: (acquired(item), item["id"]))
+    inside = [item for item in over if start <= acquired(item).date() <= end]
+    entries = {entry["id"]: entry for entry in about}.values()
+    attributions = tuple(dict.fromkeys(str(entry["attribution"]) for entry in entries if entry.get("attribution")))
+    marks = [*entries, *(item["properties"] for item in inside)]
+    simulated = any(mark.get("casbah:simulated") or mark.get("summaries", {}).get("casbah:simulated") for mark in marks)
+    return Found(inside, attributions, simulated, [item for item in over if item not in inside])
+
+
+def _overlaps(item: Item, area: Area) -> bool:
+    if not item.get("geometry") or not item.get("assets"):
+        return False
+    return bool(shapely.intersects(shapely.make_valid(shapely.geometry.shape(item["geometry"])), area.lonlat))
+
+
+def one_level(items: list[Item], level: str | None) -> tuple[list[Item], str]:
+    """The items of one level, and which one that is; `InputError` where they mix or do not say."""
+    said = {item["id"]: level_of(item) for item in items}
+    if level is not None:
+        kept = [item for item in items if said[item["id"]] in (level, None)]
+        if not kept:
+            others = ", ".join(sorted({str(value) for value in said.values()}))
+            raise InputError(
+                f"no item of level {level} was found, only {others}; leave --level out or choose another catalogue"
+            )
+        return kept, level
+    counts = {value: sum(1 for other in said.values() if other == value) for value in said.values()}
+    if None in counts:
+        silent = next(name for name, value in said.items() if value is None)
+        raise InputError(f"item {silent} does not say whether it is L1C or L2A; say it with --level")
+    if len(counts) > 1:
+        listing = " and ".join(f"{count} of {value}" for value, count in sorted(counts.items(), key=str))
+        raise InputError(
+            f"the catalogue mixes levels ({listing}), and one scene holds one: choose with --level L2A or --level L1C"
+        )
+    return items, str(next(iter(counts)))
+
+
+def newest_processing(items: list[Item]) -> list[Item]:
+    """Of several processings of one acquisition (same tile, platform and minute), the one of the highest baseline."""
+    groups: dict[tuple[Any, ...], list[Item]] = {}
+    for item in items:
+        moment = acquired(item).replace(second=0, microsecond=0)
+        tile = tile_of(item)
+        key = (
+            (item["id"],)
+            if tile is None
+            else (tile, item["properties"].get("platform"), moment, item.get("collection"))
+        )
+        groups.setdefault(key, []).append(item)
+    kept = []
+    for group in groups.values():
+        newest = max(baseline_of(item) or "" for item in group)
+        # Two of one baseline are two data strips of one overpass: each holds a part, and both are wanted.
+        kept += [item for item in group if (baseline_of(item) or "") == newest]
+    if len(kept) < len(items):
+        say(f"left out {len(items) - len(kept)} items that are older processings of the same acquisition")
+    return kept
+
+
+def _self_href(item: Item) -> str | None:
+    hrefs = {link.get("rel"): link.get("href") for link in item.get("links", [])}
+    return hrefs.get("self") or hrefs.get("canonical")
+
+
+def _absolute(item: Item, base: str) -> Item:
+    """The item with absolute asset hrefs and without links, which a replay needs not and which age."""
+    assets = {
+        key: asset | {"href": make_absolute_href(asset["href"], base)} for key, asset in item.get("assets", {}).items()
+    }
+    return {key: value for key, value in item.items() if key != "links"} | {"assets": assets, "links": []}

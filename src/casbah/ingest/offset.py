@@ -1,0 +1,129 @@
+"""Whether an item's digital numbers carry the +1000 of processing baseline 04.00, from its metadata and its pixels.
+
+ESA adds 1000 to every digital number from baseline 04.00 (2022-01-25) on, and to older dates that it reprocesses, so
+that dark pixels need not be cut at zero (Sentinel-2 Products Specification Document, RADIO_ADD_OFFSET and
+BOA_ADD_OFFSET). Catalogues take it off or not, and what they say of it disagrees with what they did. So both are asked.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from casbah.bands import BOA_OFFSET, NODATA
+from casbah.errors import InputError
+from casbah.ingest.assets import Item, baseline_of
+
+FIRST_BASELINE = "04.00"
+
+DARK_PERCENTILES = (1.0, 0.05)
+"""Percent of the pixels: one in a hundred, which noise does not reach, and the very darkest, which the offset lifts."""
+
+SURELY_ABSENT = (800.0, 500.0)
+"""Where one pixel in a hundred is darker than the first in some band, or the very darkest than the second, no offset is
+inside: with it that would be reflectance -0.02 and -0.05."""
+
+SURELY_PRESENT = (900.0, 1150.0)
+"""Where the very darkest pixels lie with the offset inside. Of eight real images without it none had its very darkest
+pixels above 850, bright ones of Abu Dhabi and Valencia among them, though their hundredth was at 901 to 1428."""
+
+DARK_GROUND = 1500.0
+"""Bright desert has one band near 1000 without any offset; real shadow and water darken most bands below this."""
+
+CHECKED_BANDS = ("B02", "B04", "B8A", "B12")
+"""Read for the check: the visible ones are dark over vegetation, the infrared ones over water and in shadow."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is taken off an item's digital numbers (0 or 1000), and why, in words for `item.json`."""
+
+    offset: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the metadata say: the offset inside the pixels, None where they contradict each other or are silent."""
+
+    offset: int | None
+    words: str
+
+
+def claim_of(item: Item, asset_keys: dict[str, str]) -> Claim:
+    """What an item's metadata say of the offset that is still inside its pixels.
+
+    `earthsearch:boa_offset_applied: true` stands alone, because Earth Search writes a `raster:bands` offset of -0.1
+    beside it for pixels that it did correct. Without the flag the processing baseline and the `raster:bands` offset
+    have to agree where both are there.
+    """
+    flag = item["properties"].get("earthsearch:boa_offset_applied")
+    baseline = baseline_of(item)
+    by_baseline = None if baseline is None else (BOA_OFFSET if baseline >= FIRST_BASELINE else 0)
+    by_raster = _raster_offset(item, asset_keys)
+    words = [f"baseline {baseline}" if baseline else "no baseline given"]
+    if by_raster is not None:
+        words.append(f"raster:bands offset {-by_raster / 10_000:g}")
+    if flag is True:
+        return Claim(0, "boa_offset_applied true, " + ", ".join(words))
+    if flag is False:
+        words.insert(0, "boa_offset_applied false")
+    claims = {value for value in (by_baseline, by_raster) if value is not None}
+    return Claim(claims.pop() if len(claims) == 1 else None, ", ".join(words))
+
+
+def decide(item: Item, asset_keys: dict[str, str], dark: NDArray[np.float64] | None, undecided: int | None) -> Decision:
+    """The offset to take off an item: pixels that speak clearly overrule metadata, unclear ones leave it to them.
+
+    `dark` (bands, 2) is the item's `DARK_PERCENTILES` in digital numbers, None where it has no clear pixel;
+    `undecided` is taken where neither metadata nor pixels tell. `InputError` where that is None.
+    """
+    claim = claim_of(item, asset_keys)
+    seen, shown = read_pixels(dark)
+    if seen is None and claim.offset is None:
+        if undecided is None:
+            raise InputError(
+                f"item {item['id']}: whether its pixels carry the +1000 offset can't be told from its metadata "
+                f"({claim.words}) nor from its pixels ({shown}); say it with --offset 0 or --offset 1000"
+            )
+        return Decision(undecided, f"given by --offset; metadata ({claim.words}) and pixels ({shown}) leave it open")
+    if seen is None:
+        return Decision(int(claim.offset or 0), f"metadata ({claim.words}); the pixels do not tell ({shown})")
+    if seen == claim.offset:
+        return Decision(seen, f"metadata ({claim.words}) and pixels ({shown}) agree")
+    said = "leave it open" if claim.offset is None else f"say {claim.offset}"
+    return Decision(seen, f"pixels ({shown}) decide: the metadata ({claim.words}) {said}")
+
+
+def read_pixels(dark: NDArray[np.float64] | None) -> tuple[int | None, str]:
+    """The offset that dark percentiles (bands, 2) show (None: unclear), and the percentiles in words."""
+    if dark is None or not len(dark):
+        return None, "no clear pixel"
+    hundredth, darkest = (float(value) for value in dark.min(axis=0))
+    shown = f"darkest hundredth below {hundredth:.0f}, darkest of all {darkest:.0f}"
+    if hundredth < SURELY_ABSENT[0] or darkest < SURELY_ABSENT[1]:
+        return 0, shown
+    if SURELY_PRESENT[0] <= darkest <= SURELY_PRESENT[1] and float(np.median(dark[:, 1])) <= DARK_GROUND:
+        return BOA_OFFSET, shown
+    return None, shown
+
+
+def dark_percentiles(values: NDArray[np.uint16], usable: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+    """`DARK_PERCENTILES` of one band's sample (rows, cols); None below 100 usable pixels, which prove nothing."""
+    kept = values[usable & (values != NODATA)]
+    return np.percentile(kept, DARK_PERCENTILES) if kept.size >= 100 else None
+
+
+def _raster_offset(item: Item, asset_keys: dict[str, str]) -> int | None:
+    found: set[int] = set()
+    for name, key in asset_keys.items():
+        if name == "SCL":
+            continue
+        asset: dict[str, Any] = item["assets"][key]
+        for entry in asset.get("raster:bands") or asset.get("bands") or []:
+            value = entry.get("offset", entry.get("raster:offset"))
+            if value is not None:
+                # Reflectance offsets (-0.1) and offsets in digital numbers (-1000) are both met.
+                found.add(round(-float(value) * (10_000 if abs(float(value)) < 1 else 1)))
+    return found.pop() if len(found) == 1 and found <= {0, BOA_OFFSET} else None
