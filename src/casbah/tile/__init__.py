@@ -1,0 +1,5 @@
+"""tile: cuts scenes and labels into tiles whose splits are spatially apart."""
+
+from casbah.tile.stage import tile
+
+__all__ = ["tile"]

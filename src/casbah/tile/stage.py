@@ -1,0 +1,325 @@
+"""The stage itself: checks its arguments, decides on lattice, tiles and splits, and writes the product."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+from shapely.geometry import box
+
+from casbah.errors import InputError, WorldError
+from casbah.products.manifest import Draft
+from casbah.products.tiles import SPLITS, TileFolds, TileInfo, TileSet
+from casbah.progress import say
+from casbah.tile import splitting
+from casbah.tile.alignment import Alignment, MovableLabels
+from casbah.tile.geotiff import write_geotiff
+from casbah.tile.lattice import Lattice, lattice
+from casbah.tile.plan import IN_TEST_SCENE, Plan, plan
+from casbah.tile.sources import Source, check_apart, open_sources
+from casbah.tile.splitting import Assignment
+from casbah.tile.statistics import statistics
+from casbah.tile.store import TileWriter, write_tiles
+from casbah.tile.summary import summarise
+
+MAX_IGNORE = 0.5
+"""Share of a tile's pixels that may be ignored, or unobserved in a period, before it is dropped."""
+
+LOW_USE = 0.6
+"""Share of a block's area under tiles below which the person is told which block size would waste less."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The arguments of `tile` that shape a split."""
+
+    test_fraction: float
+    val_fraction: float
+    folds: int
+    seed: int
+    test_scene: str | None
+    align: bool
+    layout: str
+    max_ignore: float
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One TileSet to write: where below the output (empty: the output itself), and who is in which split."""
+
+    name: str
+    assign: Mapping[int, Assignment]
+    fold: int | None = None
+    refit: bool = False
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that may not be empty."""
+        return ("train", "val") if self.refit else SPLITS
+
+
+def tile(
+    *,
+    scenes: Sequence[Path],
+    labels: Sequence[Path],
+    output: Path,
+    tile_size: int = 224,
+    stride: int | None = None,
+    block_size: float | None = None,
+    guard: float | None = None,
+    test_fraction: float = 0.2,
+    val_fraction: float = 0.1,
+    folds: int = 1,
+    align: bool = False,
+    seed: int = 0,
+    test_scene: str | None = None,
+    layout: str = "npy",
+    max_ignore: float = MAX_IGNORE,
+) -> TileSet | TileFolds:
+    """Cut scenes and their labels into train, val and test tiles that are spatially apart.
+
+    `scenes` and `labels` are paired in order. `tile_size` and `stride` are pixels, `block_size` and `guard` metres
+    (defaults in `casbah.tile.lattice`). Blocks of the fixed UTM lattice take their split from a hash of their name and
+    the seed (`casbah.tile.splitting`), so that they keep it when the area or the labels grow; tiles of different blocks
+    are at least `guard` apart. With `folds` K > 1 the result is a `TileFolds`: `fold_0` to `fold_<K-1>`, in which each
+    block is tested exactly once, and `refit`. `test_scene` makes one whole scene the test split. `align` moves the
+    footprints of each split by the shift that its own blocks show. `layout="geotiff"` also writes the folders that
+    TerraTorch's `GenericNonGeoSegmentationDataModule` reads, below `geotiff/`. A tile with more than `max_ignore` of
+    its pixels ignored, or unobserved in a period, is dropped and counted.
+
+    Raises `InputError` where scenes and labels do not fit each other, an argument is out of range, a tile fits no block
+    or scene, or a split would be empty; nothing is written then.
+    """
+    choices = Choices(test_fraction, val_fraction, folds, seed, test_scene, align, layout, max_ignore)
+    _check(choices)
+    sources = open_sources(scenes, labels)
+    sizes: dict[str, Any] = {"tile_size": tile_size, "stride": stride, "block_size": block_size, "guard": guard}
+    lattices = [lattice(source.grid, **sizes) for source in sources]
+    check_apart(sources, lattices[0].guard * lattices[0].resolution)
+    _tell_of_waste(lattices[0])
+    found = plan(sources, lattices, max_ignore)
+    cuts = _cuts(choices, sources, lattices, found)
+    for cut in cuts:
+        _check_filled(cut, found, lattices, choices)
+    movable = [MovableLabels(source) for source in sources]
+    alignments = [Alignment.of(cut.assign, movable, lattices, found.blocks) if align else None for cut in cuts]
+    parameters = {"scenes": [s.name for s in sources], **sizes, **vars(choices)}
+    inputs = _inputs(sources)
+    write = _Writing(Path(output), cuts, alignments, sources, lattices, found, choices, parameters, inputs)
+    say(f"{found.tiles} tiles in {len(found.blocks)} blocks; {write.megabytes:.0f} MB to write")
+    return write.folds() if folds > 1 else write.single()
+
+
+def _check(choices: Choices) -> None:
+    for name, value in (("test", choices.test_fraction), ("val", choices.val_fraction)):
+        if not 0 < value < 1:
+            raise InputError(f"the {name} fraction is {value:g}; more than 0 and less than 1 is wanted")
+    if choices.test_fraction + choices.val_fraction >= 1:
+        raise InputError(
+            f"the test fraction {choices.test_fraction:g} and the val fraction {choices.val_fraction:g} leave nothing "
+            "to train on; their sum must be less than 1"
+        )
+    if choices.folds < 1:
+        raise InputError(f"the number of folds is {choices.folds}; 1 (no folds) or more is wanted")
+    if choices.folds > 1 and choices.val_fraction >= 1 - 1 / choices.folds:
+        raise InputError(
+            f"with {choices.folds} folds, a val fraction of {choices.val_fraction:g} leaves nothing to train on; "
+            f"less than {1 - 1 / choices.folds:g} is wanted"
+        )
+    if choices.folds > 1 and choices.test_scene is not None:
+        raise InputError("--folds tests every block once and --test-scene tests one scene; give one of them")
+    if choices.layout not in ("npy", "geotiff"):
+        raise InputError(f"the layout {choices.layout!r} is unknown; choose npy or geotiff")
+    if not 0 <= choices.max_ignore < 1:
+        raise InputError(f"the largest ignored share is {choices.max_ignore:g}; 0 or more and less than 1 is wanted")
+
+
+def _tell_of_waste(lattice: Lattice) -> None:
+    if lattice.used >= LOW_USE:
+        return
+    side = max(1, round((lattice.block - lattice.guard) / lattice.tile)) * lattice.tile + lattice.guard
+    say(
+        f"tiles use {100 * lattice.used:.0f} % of each {lattice.block * lattice.resolution:g} m block; a --block-size "
+        f"of {side * lattice.resolution:g} would use {100 * ((side - lattice.guard) / side) ** 2:.0f} %"
+    )
+
+
+def _cuts(choices: Choices, sources: Sequence[Source], lattices: Sequence[Lattice], found: Plan) -> list[Cut]:
+    def each(make: Callable[[Lattice], Assignment]) -> dict[int, Assignment]:
+        return {number: make(lattice) for number, lattice in enumerate(lattices)}
+
+    seed, val = choices.seed, choices.val_fraction
+    if choices.test_scene is not None:
+        return [Cut("", _whole_scene(choices.test_scene, seed, val, sources, lattices, found))]
+    if choices.folds == 1:
+        test = choices.test_fraction
+        return [Cut("", each(lambda lat: splitting.hold_out(lat, seed=seed, test_fraction=test, val_fraction=val)))]
+
+    def of_fold(number: int) -> Callable[[Lattice], Assignment]:
+        return lambda lat: splitting.fold(lat, seed=seed, folds=choices.folds, number=number, val_fraction=val)
+
+    cuts = [Cut(f"fold_{number}", each(of_fold(number)), fold=number) for number in range(choices.folds)]
+    return [*cuts, Cut("refit", each(lambda lat: splitting.refit(lat, seed=seed, val_fraction=val)), refit=True)]
+
+
+def _whole_scene(
+    name: str, seed: int, val: float, sources: Sequence[Source], lattices: Sequence[Lattice], found: Plan
+) -> dict[int, Assignment]:
+    """Every block of the named scene is test; other scenes' tiles in those blocks are left out of the plan."""
+    matches = [n for n, source in enumerate(sources) if name in (source.name, source.scene.path.name)]
+    if len(matches) != 1:
+        raise InputError(f"the test scene {name!r} is not one of {', '.join(source.name for source in sources)}")
+    chosen = matches[0]
+    taken = {lattices[chosen].name(plan.block) for plan in found.blocks if plan.source == chosen}
+    kept = [p for p in found.blocks if p.source == chosen or lattices[p.source].name(p.block) not in taken]
+    lost = found.tiles - sum(len(p.tiles) for p in kept)
+    if lost:
+        found.dropped[IN_TEST_SCENE] += lost
+        found.blocks = kept
+    assign: dict[int, Assignment] = {
+        number: splitting.refit(lattice, seed=seed, val_fraction=val) for number, lattice in enumerate(lattices)
+    }
+    return assign | {chosen: lambda block: "test"}
+
+
+def _check_filled(cut: Cut, found: Plan, lattices: Sequence[Lattice], choices: Choices) -> None:
+    blocks = {(lattices[p.source].name(p.block), cut.assign[p.source](p.block)) for p in found.blocks}
+    counts = {split: sum(other == split for _, other in blocks) for split in SPLITS}
+    empty = [split for split in cut.splits if not counts[split]]
+    if not empty:
+        return
+    size = lattices[0].block * lattices[0].resolution
+    where = f" of {cut.name}" if cut.name else ""
+    if not blocks:
+        left_out = ", ".join(f"{count} had {reason}" for reason, count in found.dropped.items()) or "none fits"
+        raise InputError(f"no tile could be cut ({left_out}); give a smaller --tile-size, more labels or a larger area")
+    raise InputError(
+        f"the {' and the '.join(empty)} split{where} would be empty: {len(blocks)} blocks of {size:g} m hold tiles "
+        f"({', '.join(f'{split} {n}' for split, n in counts.items())}); give a smaller --block-size or --tile-size, "
+        f"another --seed than {choices.seed}, other fractions, or a larger area"
+    )
+
+
+def _inputs(sources: Sequence[Source]) -> dict[str, str]:
+    if len(sources) == 1:
+        return {"scene": sources[0].scene.digest, "labels": sources[0].labels.digest}
+    scenes = {f"scene {source.name}": source.scene.digest for source in sources}
+    return scenes | {f"labels {source.name}": source.labels.digest for source in sources}
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """Everything decided, ready to be written."""
+
+    output: Path
+    cuts: Sequence[Cut]
+    alignments: Sequence[Alignment | None]
+    sources: Sequence[Source]
+    lattices: Sequence[Lattice]
+    plan: Plan
+    choices: Choices
+    parameters: dict[str, Any]
+    inputs: dict[str, str]
+
+    @property
+    def megabytes(self) -> float:
+        """About how much the arrays take, in every fold."""
+        scene = self.sources[0].scene
+        a_pixel = 2 * scene.periods * len(scene.bands) + (4 if self.choices.align else 2)
+        twice = 2 if self.choices.layout == "geotiff" else 1
+        return self.plan.tiles * self.lattices[0].tile ** 2 * a_pixel * len(self.cuts) * twice / 1e6
+
+    def single(self) -> TileSet:
+        with TileSet.write(self.output, parameters=self.parameters, inputs=self.inputs) as draft:
+            self._all([draft])
+        return TileSet.open(self.output, verify=False)
+
+    def folds(self) -> TileFolds:
+        given: dict[str, Any] = {"parameters": self.parameters, "inputs": self.inputs}
+        with TileFolds.write(self.output, **given) as whole, ExitStack() as stack:
+            drafts = []
+            for cut in self.cuts:
+                parameters = self.parameters | {"cut": cut.name}
+                part = TileSet.write(whole.directory / cut.name, parameters=parameters, inputs=self.inputs)
+                drafts.append(stack.enter_context(part))
+            self._all(drafts)
+            whole.write_json("folds.json", {"folds": self.choices.folds})
+            stack.close()
+        return TileFolds.open(self.output, verify=False)
+
+    def _all(self, drafts: Sequence[Draft]) -> None:
+        writers = [
+            TileWriter(draft.directory, cut.assign, alignment)
+            for draft, cut, alignment in zip(drafts, self.cuts, self.alignments, strict=True)
+        ]
+        try:
+            write_tiles(writers, self.sources, self.lattices, self.plan.blocks)
+        except OSError as error:
+            raise WorldError(
+                f"{self.output} could not be written: {error.strerror or error}; its arrays take about "
+                f"{self.megabytes:.0f} MB, and nothing was left there: make room or name another --output"
+            ) from error
+        for draft, cut, writer in zip(drafts, self.cuts, writers, strict=True):
+            table = _table(writer.rows)
+            table.to_parquet(draft.directory / "tiles.parquet", index=False)
+            numbers = statistics(draft.directory / "train")
+            info = self._info(cut, writer, table)
+            draft.write_json("statistics.json", numbers)
+            draft.write_json("tileset.json", info.model_dump(mode="json"))
+            if self.choices.layout == "geotiff":
+                write_geotiff(draft.directory, info, numbers, writer.rows)
+
+    def _info(self, cut: Cut, writer: TileWriter, table: geopandas.GeoDataFrame) -> TileInfo:
+        first, lattice = self.sources[0], self.lattices[0]
+        splits = summarise(table, lattice.tile)
+        if writer.alignment is not None:
+            for split in SPLITS:
+                splits[split]["shifts"] = writer.alignment.summary(split)
+        labelled = self.plan.labelled
+        said = [s.scene.info.attribution for s in self.sources] + [s.labels.info.credit for s in self.sources]
+        return TileInfo(
+            bands=first.scene.bands,
+            periods=first.scene.periods,
+            level=first.scene.info.level,
+            tile_size=lattice.tile,
+            stride=lattice.stride,
+            resolution=lattice.resolution,
+            block_size=lattice.block * lattice.resolution,
+            guard=lattice.guard * lattice.resolution,
+            seed=self.choices.seed,
+            building_cover=first.labels.info.building_cover,
+            fold=cut.fold,
+            folds=self.choices.folds,
+            refit=cut.refit,
+            aligned=writer.alignment is not None,
+            align_period=None if writer.alignment is None else writer.alignment.period,
+            max_ignore=self.choices.max_ignore,
+            scenes=tuple(source.name for source in self.sources),
+            stac_items=tuple(sorted({str(item.get("id")) for s in self.sources for item in s.scene.info.sources})),
+            test_scene=self.choices.test_scene,
+            simulated=any(s.scene.info.simulated or s.labels.info.simulated for s in self.sources),
+            attribution=tuple(dict.fromkeys(said)),
+            blocks={split: tuple(sorted(set(table.loc[table["split"] == split, "block"]))) for split in SPLITS},
+            summary={
+                "splits": splits,
+                "dropped": dict(self.plan.dropped),
+                "labelled_pixels_used": round(self.plan.used / labelled, 4) if labelled else None,
+                "block_area_used": round(lattice.used, 4),
+            },
+        )
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> geopandas.GeoDataFrame:
+    """One row a tile; in the scenes' UTM zone, or in WGS 84 degrees where they lie in several."""
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "grid"}
+    zones = [row["grid"].crs for row in rows]
+    shapes = geopandas.GeoSeries([box(*row["grid"].bounds) for row in rows])
+    if len(set(zones)) == 1:
+        return geopandas.GeoDataFrame(columns, geometry=shapes, crs=zones[0])
+    for zone in set(zones):
+        inside = np.array(zones) == zone
+        shapes[inside] = shapes[inside].set_crs(zone).to_crs("EPSG:4326").to_numpy()
+    return geopandas.GeoDataFrame(columns, geometry=shapes, crs="EPSG:4326")
