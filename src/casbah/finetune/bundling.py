@@ -1,0 +1,102 @@
+"""What networks and trees alike look up in their tiles, and what each of their bundles says."""
+
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from casbah import scoring
+from casbah.errors import InputError
+from casbah.models import Predictor
+from casbah.products.model import ModelBundle
+from casbah.products.tiles import Split, TileSet
+
+
+def check_split(tiles: TileSet, split: Split) -> None:
+    """`InputError` where a split holds no tile, no building, or pixels that are no reflectance."""
+    where = tiles.path / split.name
+    if len(split) == 0:
+        raise InputError(f"{where} holds no tile: tile again with another seed, more area, or smaller blocks")
+    if split.images.dtype != np.uint16:
+        bad = [row for row in range(len(split)) if not np.isfinite(split.images[row]).all()]
+        found = f"NaN or infinity in tile {bad[0]} (block {split.blocks[bad[0]]})" if bad else str(split.images.dtype)
+        raise InputError(
+            f"{where / 'images.npy'} holds {found}; uint16 reflectance x 10000 with 0 for nodata is wanted: make the "
+            "tiles again"
+        )
+    if not (split.masks == 1).any():
+        raise InputError(f"{where} holds no building pixel, so nothing can be learned or chosen from it: label more")
+
+
+def band_index(tiles: TileSet, wanted: Sequence[str], setting: str) -> list[int]:
+    """Where the bands that an experiment names stand in the tiles.
+
+    `InputError` naming those that are lacking, and the `setting` that names them.
+    """
+    here = tiles.info.bands
+    lacking = [name for name in wanted if name not in here]
+    if lacking:
+        raise InputError(
+            f"the experiment needs {', '.join(lacking)}, and {tiles.path} has only {', '.join(here)}: "
+            f"ingest and tile them too, or name others under {setting}"
+        )
+    return [here.index(name) for name in wanted]
+
+
+def input_range(tiles: TileSet, bands: Sequence[str]) -> dict[str, Any]:
+    """1st and 99th percentile per band over the training tiles, the widest of its periods."""
+    statistics, here = tiles.statistics, tiles.info.bands
+    low, high = np.asarray(statistics["low"], float), np.asarray(statistics["high"], float)
+    index = {name: here.index(name) for name in bands}
+    return {name: [float(low[:, i].min()), float(high[:, i].max())] for name, i in index.items()}
+
+
+def facts_of(tiles: TileSet) -> dict[str, Any]:
+    """What `Training` takes over from the tiles as it stands there."""
+    info = tiles.info
+    return {
+        "periods": info.periods,
+        "level": info.level,
+        "resolution": info.resolution,
+        "tile_size": info.tile_size,
+        "building_cover": info.building_cover,
+        "tiles": tiles.digest,
+        "refit": f"refit of {info.folds} folds" if info.refit else None,
+        "simulated": info.simulated,
+        "attribution": info.attribution,
+    }
+
+
+def choose_threshold(predictor: Predictor, tiles: TileSet) -> tuple[float, dict[str, Any]]:
+    """The IoU-maximal threshold on validation, and what the model scores there."""
+    split = tiles.split("val")
+    index = [tiles.info.bands.index(name) for name in predictor.training.bands]
+    found, masks = predictor.probabilities(np.asarray(split.images)[:, :, index]), np.asarray(split.masks)
+    threshold = scoring.best_threshold(found, masks)
+    counts = scoring.confusion(scoring.called_building(found, threshold), masks)
+    scores = {key: finite(float(value)) for key, value in scoring.scores(counts).items()}
+    return threshold, {**scores, "threshold": threshold, "tiles": len(split), "counts": list(counts)}
+
+
+def finite(value: float) -> float | None:
+    """A number as JSON can hold it."""
+    return float(value) if np.isfinite(value) else None
+
+
+def peak_memory() -> int:
+    """Bytes of resident memory at the peak of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def finished(output: Path, config: str, tiles: TileSet) -> ModelBundle | None:
+    """The bundle at `output` where it came from this very configuration and these very tiles.
+
+    `config` is the digest of the resolved configuration, which holds the seed and `max_labels` too.
+    """
+    try:
+        bundle = ModelBundle.open(output)
+    except InputError:
+        return None
+    return bundle if (bundle.training.config, bundle.training.tiles) == (config, tiles.digest) else None

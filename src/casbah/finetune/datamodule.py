@@ -1,0 +1,253 @@
+"""`TileDataModule`: a TileSet as Lightning and TerraTorch want it, gathered batch by batch from the memory map."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from casbah import bands as sentinel
+from casbah.errors import InputError
+from casbah.finetune.bundling import band_index, check_split
+from casbah.finetune.subset import training_rows
+from casbah.models import network, normalisation
+from casbah.products.tiles import Split, TileSet
+
+IGNORE = 255
+TILES_VARIABLE = "CASBAH_TILES"
+"""Names the TileSet where the experiment does not: an experiment holds no path."""
+
+
+class BatchOf(NamedTuple):
+    """Which tiles make a batch, in which epoch."""
+
+    epoch: int
+    rows: NDArray[np.int64]
+
+
+class EpochBatches(Sampler[BatchOf]):
+    """The batches of an epoch: an even split, so that no tile is dropped and no batch is a single tile.
+
+    The order is a function of seed and epoch alone (Lightning calls `set_epoch`), so that a resumed run sees the tiles
+    in the order of one that was never stopped.
+    """
+
+    def __init__(self, rows: NDArray[np.int64], batch_size: int, seed: int | None, epoch: int = 0) -> None:
+        self.rows, self.seed, self.epoch = rows, seed, epoch
+        self.count = max(1, -(-len(rows) // batch_size)) if len(rows) else 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[BatchOf]:
+        if not self.count:
+            return
+        rows = self.rows if self.seed is None else np.random.default_rng((self.seed, self.epoch)).permutation(self.rows)
+        for part in np.array_split(rows, self.count):
+            yield BatchOf(self.epoch, part)
+
+
+class TileBatches(Dataset[dict[str, Tensor]]):
+    """Whole batches of one split.
+
+    `image` float32 (n, periods x bands, rows, cols) or (n, bands, periods, rows, cols), normalised, 0 where nothing was
+    observed; `mask` int64 (n, rows, cols) with 255 where the label is unknown or no period observed the pixel; `cover`
+    float32 (n, rows, cols) in 0..1 where soft targets are wanted (NaN where unknown).
+    """
+
+    def __init__(self, split: Split, index: Sequence[int], statistics: "Statistics", module: "TileDataModule") -> None:
+        self.split, self.statistics = split, statistics
+        # A slice reads the map without a second copy; a list of bands needs one.
+        whole = list(index) == list(range(split.images.shape[2])) if split.images.ndim == 5 else False
+        self.index: Any = slice(None) if whole else list(index)
+        self.layout, self.soft, self.seed = module.layout, module.soft_targets, module.seed
+        augmented = split.name == "train"
+        self.augment = augmented and module.augment
+        self.jitter = module.jitter if augmented else 0.0
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, batch: BatchOf) -> dict[str, Tensor]:
+        raw = np.take(self.split.images, batch.rows, axis=0)[:, :, self.index]
+        masks = np.take(self.split.masks, batch.rows, axis=0)
+        masks[(raw == sentinel.NODATA).all(axis=(1, 2))] = IGNORE
+        cover = np.take(self.split.cover, batch.rows, axis=0) if self.soft else None
+        images = np.empty(raw.shape, np.float32)
+        if self.augment:
+            codes = self._draws(batch.epoch).integers(len(network.DIHEDRAL), size=len(self.split))[batch.rows]
+            raw, masks = _turned(raw, codes), _turned(masks, codes)
+            cover = None if cover is None else _turned(cover, codes)
+        normalisation.apply(raw, self.statistics.mean, self.statistics.std, images)
+        if self.jitter:
+            self._brighten(images, batch)
+        sample = {
+            "image": torch.from_numpy(np.ascontiguousarray(network.arrange(images, self.layout))),
+            "mask": torch.from_numpy(masks.astype(np.int64)),
+        }
+        if cover is not None:
+            share = cover.astype(np.float32) / 100
+            share[(cover == IGNORE) | (masks == IGNORE)] = np.nan
+            sample["cover"] = torch.from_numpy(share)
+        return sample
+
+    def _draws(self, epoch: int, purpose: int = 1) -> np.random.Generator:
+        """Random numbers of an epoch, drawn for every tile whether it is in the batch or not: a function of (seed,
+        epoch, row), never of what was drawn before."""
+        return np.random.default_rng((self.seed, epoch, purpose))
+
+    def _brighten(self, images: NDArray[np.float32], batch: BatchOf) -> None:
+        """Scale each tile's bands by gains near one, as haze, sun and sensor do from date to date."""
+        shape = (len(self.split), *images.shape[1:3])
+        gain = self._draws(batch.epoch, purpose=2).normal(1, self.jitter, shape).astype(np.float32)[batch.rows]
+        images *= gain[..., None, None]
+
+
+def _turned(arrays: NDArray[Any], codes: NDArray[np.int64]) -> NDArray[Any]:
+    """Each array (…, side, side) under its own symmetry of the square, those of one symmetry together."""
+    turned = np.empty_like(arrays)
+    for code in np.unique(codes):
+        chosen = codes == code
+        turns, flip = network.DIHEDRAL[code]
+        part = np.rot90(arrays[chosen], turns, (-2, -1))
+        turned[chosen] = part[..., ::-1] if flip else part
+    return turned
+
+
+class Statistics(NamedTuple):
+    """Mean and standard deviation, (periods, bands), in reflectance x 10000, and where they come from."""
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    source: str
+
+
+class TileDataModule(LightningDataModule):
+    """Feeds a TileSet to a TerraTorch task.
+
+    Args:
+        tiles: Directory of the TileSet; where None, the environment variable CASBAH_TILES.
+        bands: ESA's names (B02 …) in the order that the backbone wants; all bands of the TileSet where None.
+        layout: `channels` stacks periods into channels (U-Net); `frames` gives (bands, periods, rows, cols) (Prithvi).
+        normalisation: `train` takes the statistics of the training tiles; `prithvi_v1`, `prithvi_v2` and
+            `terramind_v1` those that the backbone was pretrained with.
+        batch_size: Tiles in a batch, at most.
+        augment: Turn and flip training tiles at random.
+        jitter: Standard deviation of a random gain on each band of a training tile; 0 for none.
+        soft_targets: Also give `cover`, the building share of each pixel, to train on.
+        max_labels: Learn from this many training tiles only, drawn by block; a smaller draw lies within a larger one.
+        seed: Of order, augmentation and draw; where None, that of `seed_everything`.
+        num_workers: Processes that read ahead. 0 is fastest on a CPU, since a batch costs less than its hand-over.
+    """
+
+    def __init__(
+        self,
+        tiles: str | None = None,
+        bands: list[str] | None = None,
+        layout: Literal["channels", "frames"] = "channels",
+        normalisation: Literal["train", "prithvi_v1", "prithvi_v2", "terramind_v1"] = "train",
+        batch_size: int = 16,
+        augment: bool = True,
+        jitter: float = 0.0,
+        soft_targets: bool = False,
+        max_labels: int | None = None,
+        seed: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 2:
+            raise InputError(f"data.init_args.batch_size is {batch_size}; batch normalisation needs 2 or more")
+        self.tiles, self.bands, self.layout, self.normalisation = tiles, bands, layout, normalisation
+        self.batch_size, self.augment, self.jitter, self.soft_targets = batch_size, augment, jitter, soft_targets
+        self.max_labels, self.num_workers = max_labels, num_workers
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+        self._opened: TileSet | None = None
+
+    @property
+    def tile_set(self) -> TileSet:
+        """The opened TileSet; `InputError` where none is named or it can't be used."""
+        if self._opened is None:
+            named = self.tiles or os.environ.get(TILES_VARIABLE)
+            if not named:
+                raise InputError(
+                    f"no tiles are named: set {TILES_VARIABLE} to the directory of a TileSet, or give "
+                    "--data.init_args.tiles"
+                )
+            self._opened = TileSet.open(Path(named), verify=False)
+        return self._opened
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """ESA's names of the bands, in the order that the network gets."""
+        if self.bands is None:
+            return self.tile_set.info.bands
+        wanted = tuple(sentinel.band(name).name for name in self.bands)
+        band_index(self.tile_set, wanted, "data.init_args.bands")
+        return wanted
+
+    @property
+    def statistics(self) -> Statistics:
+        """What images are normalised with."""
+        periods = self.tile_set.info.periods
+        if self.normalisation != "train":
+            return Statistics(*normalisation.of_backbone(self.normalisation, self.band_names, periods))
+        index = [self.tile_set.info.bands.index(name) for name in self.band_names]
+        found = {key: np.asarray(self.tile_set.statistics[key], np.float32)[:, index] for key in ("mean", "std")}
+        if not all(np.isfinite(values).all() for values in found.values()) or (found["std"] <= 0).any():
+            raise InputError(
+                f"{self.tile_set.path / 'statistics.json'} holds a band without a finite mean and a positive "
+                "deviation over the training tiles: a band that never varies teaches nothing, so leave it out or make "
+                "the tiles again"
+            )
+        return Statistics(found["mean"], found["std"], "training tiles")
+
+    @property
+    def train_rows(self) -> NDArray[np.int64]:
+        """Rows of the training split that are learned from."""
+        return training_rows(self.tile_set.split("train").blocks, self.max_labels, self.seed)
+
+    @property
+    def building_share(self) -> float:
+        """Share of building among the labelled pixels that are learned from."""
+        masks = self.tile_set.split("train").masks[self.train_rows]
+        labelled = masks != IGNORE
+        return float((masks == 1).sum() / max(labelled.sum(), 1))
+
+    def setup(self, stage: str) -> None:
+        """Open the split maps that the stage needs; `InputError` where one can't be trained on."""
+        named = {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",))
+        index = [self.tile_set.info.bands.index(name) for name in self.band_names]
+        for name in named:
+            split = self.tile_set.split(name)
+            check_split(self.tile_set, split)
+            setattr(self, f"{name}_dataset", TileBatches(split, index, self.statistics, self))
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self._loader("train", self.train_rows, self.seed)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self._loader("val", np.arange(len(self.tile_set.split("val"))), None)
+
+    def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self._loader("test", np.arange(len(self.tile_set.split("test"))), None)
+
+    def _loader(self, name: str, rows: NDArray[np.int64], seed: int | None) -> DataLoader[dict[str, Tensor]]:
+        # Reading ahead begins before Lightning tells a sampler the epoch, which is not the first in a resumed run.
+        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        return DataLoader(
+            getattr(self, f"{name}_dataset"),
+            sampler=EpochBatches(rows, self.batch_size, seed, epoch),
+            batch_size=None,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+        )

@@ -1,0 +1,184 @@
+"""Experiments: read strictly, checked by name before anything is trained, and resolved with every default."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from casbah import experiments
+from casbah.errors import InputError
+
+TREES = "boosted_pixels"
+"""The value of the top-level key `kind` of an experiment that is not a network."""
+
+TOP_LEVEL = (
+    "seed_everything",
+    "trainer",
+    "model",
+    "data",
+    "optimizer",
+    "lr_scheduler",
+    "custom_modules_path",
+    "predict_output_dir",
+    "output_file_prefix",
+    "out_dtype",
+    "deploy_config_file",
+)
+"""What TerraTorch's command line takes in a file."""
+
+PLACES = ("tiles", "dirpath", "default_root_dir", "logger")
+"""Settings that say where files lie, or who listens: they change no weight, and no digest."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`settings` as the file has them, with overrides applied."""
+
+    name: str
+    settings: dict[str, Any]
+    source: str
+
+    @property
+    def is_trees(self) -> bool:
+        return "kind" in self.settings
+
+    @property
+    def seed(self) -> int:
+        """What the file says under `seed_everything` (`seed` for trees), else 0."""
+        return int(self.settings.get("seed_everything", self.settings.get("seed", 0)))
+
+
+class _Strict(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, and reads 1e-3 as a number, as TerraTorch does."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise InputError(f"the key {key!r} stands twice (again in line {key_node.start_mark.line + 1})")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Strict.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def read(config: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment from a file, or a built-in one by its name; `overrides` are `dotted.key=value`.
+
+    `InputError` where there is no such file or name, where it is no YAML mapping, or where a key stands twice.
+    """
+    path = Path(config)
+    if not path.is_file():
+        if path.suffix or len(path.parts) > 1:
+            raise InputError(
+                f"{path} does not exist; give the YAML of an experiment, or one of {', '.join(experiments.names())}"
+            )
+        path = experiments.find(str(config))
+    settings = _parse(path)
+    for override in overrides:
+        _override(settings, override)
+    experiment = Experiment(path.stem, settings, str(path))
+    if experiment.is_trees:
+        if settings["kind"] != TREES:
+            raise InputError(f"{path}: kind is {settings['kind']!r}; {TREES} is the only kind beside networks")
+    else:
+        _check_sections(settings, str(path))
+    return experiment
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON-able value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def without_places(value: Any) -> Any:
+    """A resolved configuration without what only says where files lie."""
+    if isinstance(value, Mapping):
+        return {key: without_places(inner) for key, inner in value.items() if key not in PLACES}
+    if isinstance(value, list):
+        return [without_places(inner) for inner in value]
+    return value
+
+
+def unknown(what: str, found: str, known: Iterable[str], where: str) -> InputError:
+    """The one sentence for a name that does not exist, with the nearest ones that do."""
+    known = sorted(set(known))
+    near = get_close_matches(found, known, n=3, cutoff=0.6)
+    listed = ", ".join(known[:40]) + (", …" if len(known) > 40 else "")
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {listed}"
+    return InputError(f"{where}: {what} {found!r} is unknown; {hint}")
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.load(path.read_text(encoding="utf-8"), _Strict)  # noqa: S506 - a SafeLoader
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise InputError(f"{path} is not YAML{where}: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} holds no experiment; a YAML mapping with the keys trainer, data and model is wanted")
+    return settings
+
+
+def _override(settings: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(
+            f"override {override!r} is not understood; dotted.key=value is wanted, as trainer.max_epochs=3"
+        )
+    *parents, last = key.split(".")
+    place: Any = settings
+    for part in parents:
+        if isinstance(place, list):
+            place = place[_position(place, part, override)]
+        else:
+            if not isinstance(place.get(part), dict | list):
+                place[part] = {}
+            place = place[part]
+    try:
+        value = yaml.load(text, _Strict)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError:
+        raise InputError(f"the value in the override {override!r} is not YAML") from None
+    if isinstance(place, list):
+        place[_position(place, last, override)] = value
+    else:
+        place[last] = value
+
+
+def _position(items: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise InputError(f"override {override!r}: {part!r} is no position in a list of {len(items)}")
+    return int(part)
+
+
+def _check_sections(settings: Mapping[str, Any], where: str) -> None:
+    for key in settings:
+        if key not in TOP_LEVEL:
+            raise unknown("the key", str(key), (*TOP_LEVEL, "kind"), where)
+    for key in ("model", "data"):
+        section = settings.get(key)
+        if not isinstance(section, dict) or not isinstance(section.get("class_path"), str):
+            raise InputError(f"{where}: {key} names no class; a class_path (and init_args) is wanted under {key}")
+        for inner in section:
+            if inner not in ("class_path", "init_args"):
+                raise unknown(f"the key {key}.", str(inner), ("class_path", "init_args"), where)
+        if not isinstance(section.get("init_args", {}), dict):
+            raise InputError(f"{where}: {key}.init_args is no mapping of names to values")
+    seed = settings.get("seed_everything", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise InputError(f"{where}: seed_everything is {seed!r}; a whole number of 0 or more is wanted")

@@ -1,0 +1,102 @@
+"""The history of a run as CSV, and in MLflow where a tracking server is named."""
+
+import csv
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from casbah.progress import say
+
+EXPERIMENT = "casbah"
+"""MLflow's experiment where the environment names none."""
+
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+"""A tracking server that is down must not hold up a training: its client would try for minutes."""
+
+METRICS_AT_ONCE = 1000
+"""What MLflow takes in one request."""
+
+
+def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """One row an epoch, one column a score."""
+    columns = list(dict.fromkeys(name for row in history for name in row))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(history)
+
+
+class Tracker:
+    """Logs to the server that MLFLOW_TRACKING_URI names; says so once and goes on where it fails.
+
+    A run that MLFLOW_RUN_ID names (Kubeflow's, say) is reused and left open; its metrics carry `name`, since several
+    trainings may share it.
+    """
+
+    def __init__(self, name: str, parameters: Mapping[str, Any]) -> None:
+        self._client: Any = None
+        self._run: str | None = None
+        self._own = False
+        self._name = name
+        if os.environ.get("MLFLOW_TRACKING_URI"):
+            self._guard(lambda: self._start(parameters))
+
+    def _start(self, parameters: Mapping[str, Any]) -> None:
+        for variable, value in PATIENCE.items():
+            os.environ.setdefault(variable, value)
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        client = MlflowClient(tracking_uri=os.environ["MLFLOW_TRACKING_URI"])
+        run = os.environ.get("MLFLOW_RUN_ID")
+        if not run:
+            run = client.create_run(_experiment(client), run_name=self._name).info.run_id
+            self._own = True
+        self._client, self._run = client, run
+        prefix = "" if self._own else f"{self._name}/"
+        client.log_batch(run, params=[Param(f"{prefix}{key}", str(value)[:500]) for key, value in parameters.items()])
+
+    def log(self, scores: Mapping[str, float], step: int) -> None:
+        """The scores of an epoch."""
+        self.log_history([(step, scores)])
+
+    def log_history(self, history: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """The scores of many epochs or rounds, each with its number, in as few requests as may be."""
+        if self._client is None:
+            return
+        from mlflow.entities import Metric
+
+        now, prefix = int(time.time() * 1000), "" if self._own else f"{self._name}/"
+        metrics = [Metric(f"{prefix}{key}", value, now, step) for step, row in history for key, value in row.items()]
+
+        def send() -> None:
+            for first in range(0, len(metrics), METRICS_AT_ONCE):
+                self._client.log_batch(self._run, metrics=metrics[first : first + METRICS_AT_ONCE])
+
+        self._guard(send)
+
+    def finish(self, status: str) -> None:
+        """Close the run, where it is ours: FINISHED, FAILED or KILLED."""
+        if self._client is not None and self._own:
+            self._guard(lambda: self._client.set_terminated(self._run, status))
+
+    def _guard(self, act: Any) -> None:
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001 - its client raises whatever its transports do; training goes on
+            say(
+                f"MLflow at {os.environ['MLFLOW_TRACKING_URI']} failed ({type(error).__name__}); training goes on "
+                "without it, and the history is in the bundle all the same"
+            )
+            self._client = None
+
+
+def _experiment(client: Any) -> str:
+    if os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        return os.environ["MLFLOW_EXPERIMENT_ID"]
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    found = client.get_experiment_by_name(name)
+    return found.experiment_id if found else client.create_experiment(name)

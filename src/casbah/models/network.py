@@ -1,0 +1,219 @@
+"""Networks from TerraTorch's factories: built by name, loaded from safetensors, applied to tiles of any size."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from casbah.errors import InputError, WorldError
+from casbah.models import check_images, normalisation, torchvision_cure
+from casbah.products.model import ModelBundle, Training
+
+PIXELS_PER_BATCH = 2**18
+"""Bounds the memory of a prediction: about 1 GB of activations in a U-Net of ResNet-18."""
+
+PYRAMID = 32
+"""Image sides that networks of five halvings take whole; others are padded to a multiple by reflection."""
+
+LAYOUTS = ("channels", "frames")
+"""`channels`: periods stacked into channels, (n, periods x bands, rows, cols), as U-Nets take them.
+`frames`: (n, bands, periods, rows, cols), as Prithvi takes them."""
+
+TERRATORCH_EDITS = (
+    "GDAL_DISABLE_READDIR_ON_OPEN",
+    "AWS_NO_SIGN_REQUEST",
+    "GDAL_MAX_RAW_BLOCK_CACHE_SIZE",
+    "GDAL_SWATH_SIZE",
+    "VSI_CURL_CACHE_SIZE",
+)
+"""Variables that terratorch.cli_tools sets for the whole process; the second keeps GDAL from a private store."""
+
+DIHEDRAL = tuple((turns, flip) for flip in (False, True) for turns in range(4))
+"""The eight symmetries of a square: quarter turns, then a flip of the columns."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the chatter of the libraries from people, and their edits of the environment from the process."""
+    environment = {name: os.environ.get(name) for name in TERRATORCH_EDITS}
+    names = ("lightning", "lightning.pytorch", "lightning.fabric", "terratorch", "torchgeo", "root", "mlflow")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        for name, value in environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def build(model_factory: str, model_args: Mapping[str, Any]) -> nn.Module:
+    """A network with two output classes, background and building, through TerraTorch's own factory.
+
+    `InputError` where the factory refuses an argument, `WorldError` where pretrained weights can't be fetched.
+    """
+    torchvision_cure.apply()
+    with quiet():
+        import terratorch.models  # noqa: F401 - fills the registries
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+        from terratorch.registry import MODEL_FACTORY_REGISTRY
+
+        try:
+            return MODEL_FACTORY_REGISTRY.build(model_factory).build_model("segmentation", **dict(model_args))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled):
+            raise WorldError(
+                f"the pretrained weights of {model_args.get('backbone')} are not in the local cache and could not be "
+                "fetched: run once with the internet, or switch pretraining off in the experiment"
+            ) from None
+        except Exception as error:
+            first = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
+            raise InputError(f"{model_factory} can't build a network from these model_args: {first}") from error
+
+
+def encoder_of(model: nn.Module) -> nn.Module:
+    """The backbone of a network that a TerraTorch factory built."""
+    inner: Any = getattr(model, "smp_model", model)
+    return inner.encoder
+
+
+def untrained(model_args: Mapping[str, Any]) -> dict[str, Any]:
+    """The same arguments without pretrained weights: what a bundle is rebuilt from, since it holds its own."""
+    wanted = dict(model_args)
+    for key in ("pretrained", "backbone_pretrained"):
+        if key in wanted:
+            wanted[key] = False
+    wanted.pop("backbone_ckpt_path", None)
+    return wanted
+
+
+def arrange(images: NDArray[np.float32], layout: str) -> NDArray[np.float32]:
+    """(n, periods, bands, rows, cols) -> what the network takes (see `LAYOUTS`)."""
+    if layout == "frames":
+        return np.swapaxes(images, 1, 2)
+    return images.reshape(len(images), -1, *images.shape[-2:])
+
+
+def symmetric(images: Tensor, turns: int, flip: bool, inverse: bool = False) -> Tensor:
+    """Turn the last two axes by quarter turns, then flip; with `inverse`, undo it."""
+    if inverse:
+        return torch.rot90(images.flip(-1) if flip else images, -turns, (-2, -1))
+    turned = torch.rot90(images, turns, (-2, -1))
+    return turned.flip(-1) if flip else turned
+
+
+def logits(model: nn.Module, images: Tensor, upsample: int = 1) -> Tensor:
+    """What a network makes of `images` (arranged by layout), (n, 2, rows, cols).
+
+    With `upsample` the network sees each pixel as that many squared, interpolated, and its answer is averaged back: a
+    transformer of 16 px patches then has a token for every 16 / upsample pixels.
+    """
+    if upsample == 1:
+        return model(images).output
+    rows, cols = images.shape[-2:]
+    flat = images.reshape(len(images), -1, rows, cols)
+    larger = functional.interpolate(flat, scale_factor=float(upsample), mode="bilinear", align_corners=False)
+    found: Tensor = model(larger.reshape(*images.shape[:-2], rows * upsample, cols * upsample)).output
+    return functional.avg_pool2d(found, upsample)
+
+
+def takes_bf16(device: torch.device, mixed_precision: bool) -> bool:
+    """Whether a network computes in bfloat16: where that is wanted, on a GPU whose hardware has it."""
+    return mixed_precision and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def precision(device: torch.device, mixed_precision: bool) -> torch.autocast:
+    """The context that a network computes in, while it is trained and while it predicts."""
+    if takes_bf16(device, mixed_precision):
+        return torch.autocast("cuda", torch.bfloat16)
+    return torch.autocast("cpu", enabled=False)
+
+
+class NetworkPredictor:
+    """A network with the normalisation it was trained with."""
+
+    def __init__(
+        self,
+        training: Training,
+        model: nn.Module,
+        layout: str,
+        *,
+        flips: bool = False,
+        upsample: int = 1,
+        mixed_precision: bool = False,
+    ) -> None:
+        self.training = training
+        self.layout = layout
+        self.upsample = upsample
+        self.flips = flips
+        """Average over the eight symmetries of each image: slower, and better."""
+        self.mixed_precision = mixed_precision
+        """Compute in bfloat16 where the device has it, as the training did."""
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(self.device).eval()
+        self._mean = np.asarray(training.normalisation["mean"], np.float32)
+        self._std = np.asarray(training.normalisation["std"], np.float32)
+
+    def probabilities(self, images: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """See `casbah.models.Predictor`."""
+        check_images(self.training, images)
+        rows, cols = images.shape[-2:]
+        found = np.empty((len(images), rows, cols), np.float32)
+        step = max(1, PIXELS_PER_BATCH // max(rows * cols * self.upsample**2, 1))
+        for start in range(0, len(images), step):
+            found[start : start + step] = self._batch(np.asarray(images[start : start + step]))
+        return found
+
+    def _batch(self, images: NDArray[np.uint16]) -> NDArray[np.float32]:
+        rows, cols = images.shape[-2:]
+        padded = np.pad(images, ((0, 0),) * 3 + tuple((0, -side % PYRAMID) for side in (rows, cols)), mode="reflect")
+        normal = np.empty(padded.shape, np.float32)
+        normalisation.apply(padded, self._mean, self._std, normal)
+        inputs = torch.from_numpy(np.ascontiguousarray(arrange(normal, self.layout))).to(self.device)
+        symmetries = DIHEDRAL if self.flips else DIHEDRAL[:1]
+        total = torch.zeros((len(images), *padded.shape[-2:]), device=self.device)
+        with torch.inference_mode(), precision(self.device, self.mixed_precision):
+            for turns, flip in symmetries:
+                found = logits(self.model, symmetric(inputs, turns, flip), self.upsample).float()
+                total += symmetric(found.softmax(1)[:, 1], turns, flip, inverse=True)
+        return (total / len(symmetries)).cpu().numpy()[:, :rows, :cols]
+
+
+def test_options(task: Mapping[str, Any]) -> dict[str, Any]:
+    """How a task's `init_args` want its network to be applied (a stock task of TerraTorch says nothing)."""
+    return {
+        "flips": bool(task.get("flips_at_test", False)),
+        "upsample": int(task.get("upsample", 1)),
+        "mixed_precision": bool(task.get("mixed_precision", False)),
+    }
+
+
+def load(bundle: ModelBundle) -> NetworkPredictor:
+    """Rebuild the network that a bundle describes and load its weights, every one of them."""
+    from safetensors.torch import load_file
+
+    config = yaml.safe_load(bundle.config_path.read_text(encoding="utf-8"))
+    task, data = config["model"]["init_args"], config["data"]["init_args"]
+    model = build(task["model_factory"], untrained(task["model_args"]))
+    try:
+        model.load_state_dict(load_file(bundle.weights_path), strict=True)
+    except RuntimeError:
+        raise InputError(
+            f"the weights in {bundle.path} do not fit the network that its config.yaml describes: train it again"
+        ) from None
+    return NetworkPredictor(bundle.training, model, data["layout"], **test_options(task))

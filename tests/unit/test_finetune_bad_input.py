@@ -1,0 +1,220 @@
+"""A mistake in an experiment or in the tiles is one sentence that names it and what was probably meant."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import make_tiles
+
+import casbah.finetune
+from casbah.errors import InputError, WorldError
+from casbah.experiments import FOLDER
+from casbah.finetune import finetune
+from casbah.finetune.experiment import read
+from casbah.products.tiles import TileSet
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> TileSet:
+    return make_tiles(tmp_path_factory.mktemp("bad") / "tiles")
+
+
+def refusal(tiles: Path, output: Path, config: str | Path = "unet_scratch", **options: Any) -> str:
+    """The message of the refusal; nothing may have been written."""
+    with pytest.raises(InputError) as caught:
+        finetune(config=config, tiles=tiles, output=output, **options)
+    assert not output.exists()
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("trainr.max_epochs=3", ("trainr", "trainer")),
+        ("trainer.max_epoch=3", ("max_epoch", "max_epochs")),
+        ("model.init_args.learning_rate=3", ("learning_rate", "known are")),
+        ("model.init_args.weight_decy=3", ("weight_decy", "weight_decay")),
+        ("data.init_args.batchsize=3", ("batchsize", "batch_size")),
+        ("model.class_path=casbah.finetune.BuildingSegmentationTsk", ("BuildingSegmentationTask",)),
+        ("model.class_path=casbah.fintune.BuildingSegmentationTask", ("casbah.finetune.BuildingSegmentationTask",)),
+        ("data.class_path=casbah.finetune.TileDatamodule", ("casbah.finetune.TileDataModule",)),
+        ("trainer.callbacks.0.class_path=lightning.pytorch.callbacks.EarlyStoping", ("EarlyStopping",)),
+        ("trainer.callbacks.0.init_args.patiense=3", ("patiense", "patience")),
+        ("model.init_args.model_factory=SMPFactory", ("SMPFactory", "SMPModelFactory")),
+        ("model.init_args.model_args.backbone=resnet81", ("resnet81", "resnet18")),
+        ("model.init_args.model_args.model=UNet", ("UNet", "Unet")),
+        ("model.init_args.model_args.smp_decoder_channel=[1]", ("smp_decoder_channel", "smp_decoder_channels")),
+        ("model.init_args.lr=fast", ("lr", "fast")),
+        ("data.init_args.bands=[B02, B10]", ("B10", "B12")),
+        ("data.init_args.batch_size=1", ("batch_size", "2 or more")),
+        ("model.init_args.model_args.backbone=tu-resnet18", ("tu-resnet18", "tu-resnet18.tv_in1k")),
+        ("model.init_args.upsample=0", ("upsample", "1 or more")),
+        ("model.init_args.model_args.in_channels=3", ("in_channels", "3", "12")),
+        ("seed_everything=-1", ("seed_everything", "-1")),
+        ("nonsense", ("nonsense", "dotted.key=value")),
+        ("trainer.callbacks.7.class_path=X", ("7", "position")),
+        ("data.class_path=GenericNonGeoSegmentationDataModule", ("TileDataModule", "casbah terratorch fit")),
+    ],
+)
+def test_a_wrong_setting_is_named_with_the_nearest_right_one(
+    tiles: TileSet, tmp_path: Path, override: str, words: tuple[str, ...]
+) -> None:
+    message = refusal(tiles.path, tmp_path / "model", overrides=[override])
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.init_args.model_args.backbone=prithvi_100M", ("prithvi_100M", "prithvi_eo_v")),
+        ("model.init_args.model_args.backbone=prithvi_eo_v2_tiny", ("prithvi_eo_v2_tiny_tl",)),
+        ("model.init_args.model_args.decoder=UpperNetDecoder", ("UperNetDecoder",)),
+        ("model.init_args.model_args.necks.1.name=ReshapeTokens", ("ReshapeTokensToImage",)),
+        ("model.init_args.model_args.backbone_num_frame=3", ("backbone_num_frame", "backbone_num_frames")),
+        ("model.init_args.model_args.decoder_chanels=3", ("chanels",)),
+        ("data.init_args.bands=[B02, B05]", ("B05", "prithvi_v2")),
+        ("model.init_args.model_args.backbone_num_frames=3", ("backbone_num_frames", "3", "1")),
+    ],
+)
+def test_a_wrong_backbone_decoder_neck_or_argument_is_refused_before_training(
+    tiles: TileSet, tmp_path: Path, override: str, words: tuple[str, ...]
+) -> None:
+    message = refusal(tiles.path, tmp_path / "model", config="prithvi_tiny_upernet", overrides=[override])
+    assert all(word in message for word in words), message
+
+
+def test_a_missing_file_and_an_unknown_name_say_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.yaml does not exist.*unet_scratch"):
+        read(tmp_path / "nowhere.yaml")
+    with pytest.raises(InputError, match=r"'unet_scrach'.*unet_scratch"):
+        read("unet_scrach")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("trainer: {}\ntrainer: {}\n", "'trainer' stands twice"),
+        ("model:\n  class_path: a\n  class_path: b\n", "'class_path' stands twice"),
+        ("trainer: [", "not YAML"),
+        ("- a\n", "mapping"),
+        ("", "mapping"),
+        ("trainer: {}\n", "model names no class"),
+        ("kind: forest\n", "boosted_pixels"),
+    ],
+)
+def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=words):
+        read(file)
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text((FOLDER / "unet_scratch.yaml").read_text().replace("1.0e-3", "1e-3"))
+    assert read(file).settings["model"]["init_args"]["lr"] == 0.001
+
+
+def damaged(tiles: TileSet, target: Path, change: Any) -> TileSet:
+    """A finished TileSet whose files `change` has edited first."""
+    import shutil
+
+    with TileSet.write(target, parameters={}) as draft:
+        for item in tiles.path.iterdir():
+            if item.name != "manifest.json":
+                copy = shutil.copytree if item.is_dir() else shutil.copyfile
+                copy(item, draft.directory / item.name)
+        change(draft.directory)
+    return TileSet.open(target)
+
+
+def edit_statistics(directory: Path) -> None:
+    statistics = json.loads((directory / "statistics.json").read_text())
+    statistics["std"][0][3] = 0.0
+    (directory / "statistics.json").write_text(json.dumps(statistics))
+
+
+def edit_nan(directory: Path) -> None:
+    images = np.load(directory / "train/images.npy").astype("float32")
+    images[3, 0, 1, 4, 5] = np.nan
+    np.save(directory / "train/images.npy", images)
+
+
+def edit_masks(directory: Path) -> None:
+    np.save(directory / "val/masks.npy", np.zeros_like(np.load(directory / "val/masks.npy")))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (edit_nan, ("train/images.npy", "NaN", "tile 3", "block")),
+        (edit_statistics, ("statistics.json", "deviation")),
+        (edit_masks, ("val", "no building")),
+    ],
+)
+def test_tiles_that_can_not_be_learned_from_are_refused(
+    tiles: TileSet, tmp_path: Path, change: Any, words: tuple[str, ...]
+) -> None:
+    broken = damaged(tiles, tmp_path / "broken", change)
+    message = refusal(broken.path, tmp_path / "model")
+    assert all(word in message for word in words), message
+
+
+def test_more_labels_than_there_are_and_a_missing_tile_set_are_refused(tiles: TileSet, tmp_path: Path) -> None:
+    assert "100000" in refusal(tiles.path, tmp_path / "model", max_labels=100_000)
+    assert "nowhere" in refusal(tmp_path / "nowhere", tmp_path / "model")
+
+
+def test_an_output_that_holds_something_else_is_left_alone(tiles: TileSet, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("keep")
+    with pytest.raises(InputError, match="something else"):
+        finetune(config="unet_scratch", tiles=tiles.path, output=tmp_path / "mine")
+    assert (tmp_path / "mine/notes.txt").read_text() == "keep"
+
+
+def test_weights_that_can_not_be_had_fail_within_seconds_and_say_what_to_do(
+    tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrained = ["model.init_args.model_args.backbone_pretrained=true"]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(WorldError, match=r"Prithvi-EO-2.0-tiny-TL.*HF_HUB_OFFLINE.*backbone_ckpt_path"):
+        finetune(config="prithvi_tiny_upernet", tiles=tiles.path, output=tmp_path / "model", overrides=pretrained)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(WorldError, match=r"127\.0\.0\.1:9 does not answer"):
+        finetune(config="prithvi_tiny_upernet", tiles=tiles.path, output=tmp_path / "model", overrides=pretrained)
+    missing = [*pretrained, f"model.init_args.model_args.backbone_ckpt_path={tmp_path / 'w.pt'}"]
+    with pytest.raises(InputError, match=r"w\.pt, which is no file"):
+        finetune(config="prithvi_tiny_upernet", tiles=tiles.path, output=tmp_path / "model", overrides=missing)
+
+
+def test_a_datamodule_without_tiles_says_how_to_name_them() -> None:
+    with pytest.raises(InputError, match="CASBAH_TILES"):
+        _ = casbah.finetune.TileDataModule().tile_set
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("trainer.max_epochs=0", ("trainer.max_epochs", "0", "1 or more")),
+        ("trainer.max_epochs=-1", ("trainer.max_epochs", "-1", "1 or more")),
+        ("trainer.max_steps=0", ("max_steps", "epoch")),
+        ("trainer.check_val_every_n_epoch=2", ("check_val_every_n_epoch", "2", "every epoch")),
+    ],
+)
+def test_a_training_without_epochs_or_scores_is_refused(
+    tiles: TileSet, tmp_path: Path, override: str, words: tuple[str, ...]
+) -> None:
+    message = refusal(tiles.path, tmp_path / "model", overrides=[override])
+    assert all(word in message for word in words), message
+
+
+def test_checkpoints_for_trees_are_refused_since_they_keep_none(tiles: TileSet, tmp_path: Path) -> None:
+    message = refusal(tiles.path, tmp_path / "model", config="boosted_pixels", checkpoints=tmp_path / "c")
+    assert "boosted_pixels" in message
+    assert "no checkpoints" in message

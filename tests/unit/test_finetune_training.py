@@ -1,0 +1,370 @@
+"""Training balances the classes for real, frees the backbone on time, stops at NaN, and writes what predicts."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from builders import make_tiles
+
+import casbah.finetune
+from casbah import models, scoring
+from casbah.errors import CasbahError, InputError
+from casbah.finetune import finetune
+from casbah.finetune.loss import BuildingLoss
+from casbah.models import torchvision_cure
+from casbah.products.model import ModelBundle
+from casbah.products.tiles import TileSet
+
+torchvision_cure.apply()  # before the first import of lightning, which imports torchvision
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> TileSet:
+    return make_tiles(tmp_path_factory.mktemp("training") / "tiles")
+
+
+@pytest.fixture(scope="module")
+def bundle(tiles: TileSet, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    output = tmp_path_factory.mktemp("model") / "unet"
+    return finetune(config="unet_scratch", tiles=tiles.path, output=output, overrides=["trainer.max_epochs=5"])
+
+
+def gradient(loss: BuildingLoss, mask: torch.Tensor, cover: torch.Tensor | None = None) -> torch.Tensor:
+    logits = torch.zeros(1, 2, *mask.shape[1:], requires_grad=True)
+    loss(logits, mask, cover).backward()
+    assert logits.grad is not None
+    return logits.grad[0, 1]
+
+
+def test_the_class_weight_changes_the_gradient_of_building_pixels() -> None:
+    mask = torch.zeros(1, 4, 4, dtype=torch.long)
+    mask[0, 0, 0] = 1
+    even = gradient(BuildingLoss(1.0, tversky=0), mask)
+    heavy = gradient(BuildingLoss(10.0, tversky=0), mask)
+    assert heavy[0, 0] / heavy[1, 1] == pytest.approx(10 * even[0, 0] / even[1, 1])
+
+
+def test_the_overlap_term_pulls_harder_on_missed_buildings_when_told_to() -> None:
+    mask = torch.zeros(1, 4, 4, dtype=torch.long)
+    mask[0, 0, 0] = 1
+    mild = gradient(BuildingLoss(1.0, 5.0, 0.5, 0.1), mask)[0, 0]
+    strong = gradient(BuildingLoss(1.0, 5.0, 0.5, 0.9), mask)[0, 0]
+    assert strong < mild < 0
+
+
+@pytest.mark.parametrize("cover", [None, torch.rand(1, 4, 4)])
+def test_ignored_pixels_have_no_gradient(cover: torch.Tensor | None) -> None:
+    mask = torch.randint(0, 2, (1, 4, 4))
+    mask[0, :2] = 255
+    found = gradient(BuildingLoss(3.0), mask, cover)
+    assert (found[:2] == 0).all()
+    assert (found[2:] != 0).all()
+
+
+def test_a_batch_without_a_label_costs_nothing_and_stays_finite() -> None:
+    loss = BuildingLoss(3.0)(torch.randn(1, 2, 4, 4), torch.full((1, 4, 4), 255))
+    assert float(loss) == 0
+
+
+def test_soft_targets_are_learned_as_shares() -> None:
+    logits = torch.zeros(1, 2, 8, 8, requires_grad=True)
+    cover = torch.full((1, 8, 8), 0.3)
+    optimizer = torch.optim.Adam([logits], lr=0.1)
+    loss = BuildingLoss(1.0, tversky=0)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss(logits, (cover > 0.5).long(), cover).backward()
+        optimizer.step()
+    assert logits.softmax(1)[0, 1].mean().item() == pytest.approx(0.3, abs=0.01)
+
+
+def test_the_score_is_that_of_the_scoring_room() -> None:
+    from casbah.finetune.task import BuildingScore
+
+    rng = np.random.default_rng(0)
+    mask = rng.integers(0, 2, (3, 16, 16))
+    probability = np.clip(mask * 0.3 + rng.random(mask.shape) * 0.7, 0, 1).round(3).astype(np.float32)
+    mask[:, :2] = 255
+    score = BuildingScore()
+    for part in range(3):
+        score.update(torch.from_numpy(probability[part : part + 1]), torch.from_numpy(mask[part : part + 1]))
+    found = score.compute()
+    assert float(found["IoU_building"]) == pytest.approx(scoring.iou(scoring.confusion(probability >= 0.5, mask)))
+    at = float(found["threshold"])
+    best = scoring.iou(scoring.confusion(probability >= at, mask))
+    assert float(found["IoU_building_best"]) == pytest.approx(best, abs=0.02)
+
+
+class Recorder:
+    """Notes whether the backbone moved in each epoch."""
+
+    def __new__(cls) -> Any:
+        from lightning.pytorch import Callback
+
+        from casbah.models import network
+
+        class Recording(Callback):
+            moved: list[bool]
+            rates: list[tuple[float, float]]
+
+            def __init__(self) -> None:
+                self.moved, self.rates = [], []
+
+            def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+                state = network.encoder_of(pl_module.model).state_dict()
+                self.before = {name: value.clone() for name, value in state.items()}
+
+            def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+                state = network.encoder_of(pl_module.model).state_dict()
+                self.moved.append(any(not torch.equal(value, self.before[name]) for name, value in state.items()))
+                self.rates.append(tuple(group["initial_lr"] for group in trainer.optimizers[0].param_groups))
+
+        return Recording()
+
+
+def fit(tiles: TileSet, directory: Path, epochs: int, *more: Any, **task: Any) -> Any:
+    """Train a small U-Net through Lightning itself."""
+    module = casbah.finetune.TileDataModule(tiles=str(tiles.path), batch_size=16)
+    model = casbah.finetune.BuildingSegmentationTask(
+        "SMPModelFactory", {"model": "Unet", "backbone": "resnet18", "pretrained": False}, **task
+    )
+    from lightning.pytorch import Trainer
+
+    trainer = Trainer(
+        max_epochs=epochs,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=directory,
+        callbacks=list(more),
+        accelerator="cpu",
+    )
+    trainer.fit(model, datamodule=module)
+    return model
+
+
+def test_the_backbone_rests_and_is_then_released_with_its_own_learning_rate(tiles: TileSet, tmp_path: Path) -> None:
+    recorder = Recorder()
+    fit(tiles, tmp_path, 4, casbah.finetune.ReleaseBackbone(2), recorder, lr=1e-3, backbone_lr=1e-5)
+    assert recorder.moved == [False, False, True, True], "weights and batch statistics both rest"
+    assert recorder.rates[0] == (1e-5, 1e-3)
+
+
+def test_a_loss_that_is_no_number_stops_loudly_and_names_epoch_and_batch(tiles: TileSet, tmp_path: Path) -> None:
+    from lightning.pytorch import Callback
+
+    class Poison(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            if trainer.current_epoch == 1 and batch_idx == 1:
+                batch["image"][0] = torch.nan
+
+    with pytest.raises(CasbahError, match=r"became nan in epoch 1, batch 1.*lr"):
+        fit(tiles, tmp_path, 3, Poison())
+
+
+def test_a_gradient_that_is_no_number_stops_before_the_step_and_names_epoch_and_batch(
+    tiles: TileSet, tmp_path: Path
+) -> None:
+    """In bfloat16 or through a square root the loss can be finite where its gradient is not."""
+    from lightning.pytorch import Callback
+
+    class Poison(Callback):
+        def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 1 and trainer.fit_loop.batch_idx == 1:
+                next(p for p in pl_module.parameters() if p.grad is not None).grad[0] = torch.inf
+
+    class Steps(Callback):
+        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+            self.finite = all(torch.isfinite(p).all() for p in pl_module.parameters())
+
+    steps = Steps()
+    with pytest.raises(CasbahError, match=r"gradient.* became (inf|nan) in epoch 1, batch 1.*lr"):
+        fit(tiles, tmp_path, 3, Poison(), steps)
+    assert steps.finite, "no weight was spoiled"
+
+
+def test_prediction_takes_bfloat16_only_where_the_training_did(
+    tiles: TileSet, bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from casbah.models import network
+
+    asked = []
+
+    def supported(including_emulation: bool = True) -> bool:
+        asked.append(including_emulation)
+        return True
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert [network.takes_bf16(gpu, True), network.takes_bf16(gpu, False)] == [True, False]
+    assert not network.takes_bf16(cpu, True)
+    assert asked == [False], "an emulated bfloat16 is slower than float32"
+    assert network.load(bundle).mixed_precision
+    exact = finetune(
+        config="unet_scratch",
+        tiles=tiles.path,
+        output=tmp_path / "exact",
+        overrides=["trainer.max_epochs=1", "model.init_args.mixed_precision=false"],
+    )
+    assert not network.load(exact).mixed_precision
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_an_epoch_in_bfloat16_on_a_gpu_gives_a_bundle_that_predicts(tiles: TileSet, tmp_path: Path) -> None:
+    bundle = finetune(
+        config="unet_scratch", tiles=tiles.path, output=tmp_path / "gpu", overrides=["trainer.max_epochs=1"]
+    )
+    found = models.load(bundle).probabilities(np.asarray(tiles.split("val").images))
+    assert np.isfinite(found).all()
+    counts = scoring.confusion(scoring.called_building(found, bundle.training.threshold), tiles.split("val").masks)
+    assert list(counts) == bundle.metrics["validation"]["counts"]
+
+
+def test_a_bundle_says_where_its_weights_come_from(bundle: ModelBundle) -> None:
+    training = bundle.training
+    assert training.weights_origin == "random weights"
+    assert training.model_copy(update={"pretrained": "ibm/x"}).weights_origin == "pretrained: ibm/x"
+    assert training.model_copy(update={"kind": "trees"}).weights_origin == "trees"
+
+
+def test_the_bundle_learned_something_and_says_what_it_takes(tiles: TileSet, bundle: ModelBundle) -> None:
+    training = bundle.training
+    assert training.kind == "network"
+    assert training.bands == tiles.info.bands
+    assert training.pretrained is None
+    assert training.tiles == tiles.digest
+    assert set(training.blocks["train"]).isdisjoint(training.blocks["val"])
+    assert set(training.blocks["val"]) == set(tiles.info.blocks["val"])
+    assert training.epochs == 5
+    assert len(bundle.metrics["history"]) == 5
+    share = (np.asarray(tiles.split("val").masks) == 1).mean()
+    assert bundle.metrics["validation"]["iou"] > 3 * share
+    assert set(training.input_range) == set(training.bands)
+    assert (bundle.path / "metrics.csv").read_text().count("\n") == 6
+
+
+def test_a_loaded_bundle_scores_on_validation_what_it_says(tiles: TileSet, bundle: ModelBundle) -> None:
+    predictor, split = models.load(bundle), tiles.split("val")
+    index = models.band_index(bundle.training, tiles.info.bands)
+    found = predictor.probabilities(np.asarray(split.images)[:, :, index])
+    assert found.dtype == np.float32
+    assert found.shape == split.masks.shape
+    assert 0 <= found.min() <= found.max() <= 1
+    counts = scoring.confusion(found >= np.float32(bundle.training.threshold), split.masks)
+    assert list(counts) == bundle.metrics["validation"]["counts"]
+    assert bundle.training.threshold == scoring.best_threshold(found, split.masks)
+
+
+def test_predictions_turn_with_the_image_and_any_size_will_do(tiles: TileSet, bundle: ModelBundle) -> None:
+    predictor = models.load(bundle)
+    images = np.asarray(tiles.split("val").images[:2])
+    np.testing.assert_allclose(
+        predictor.probabilities(np.ascontiguousarray(np.rot90(images, 1, (-2, -1)))),
+        np.rot90(predictor.probabilities(images), 1, (-2, -1)),
+        atol=1e-4,
+    )
+    assert predictor.probabilities(images[..., :17, :29]).shape == (2, 17, 29)
+    assert predictor.probabilities(images[:0]).shape == (0, 32, 32)
+
+
+def test_images_of_another_shape_or_type_are_refused(tiles: TileSet, bundle: ModelBundle) -> None:
+    predictor, images = models.load(bundle), np.asarray(tiles.split("val").images[:1])
+    with pytest.raises(InputError, match="12 bands"):
+        predictor.probabilities(images[:, :, :6])
+    with pytest.raises(InputError, match="uint16"):
+        predictor.probabilities(images.astype(np.float32))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"lack B8A"):
+        models.band_index(bundle.training, [band for band in tiles.info.bands if band != "B8A"])
+
+
+def test_weights_that_do_not_fit_the_description_are_refused(bundle: ModelBundle, tmp_path: Path) -> None:
+    import shutil
+
+    config = yaml.safe_load(bundle.config_path.read_text())
+    config["model"]["init_args"]["model_args"]["smp_decoder_channels"] = [128, 64, 32, 16]
+    with ModelBundle.write(tmp_path / "other", parameters={}) as draft:
+        shutil.copytree(bundle.path, draft.directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest*"))
+        (draft.directory / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match="do not fit"):
+        models.load(ModelBundle.open(tmp_path / "other"))
+
+
+def test_the_resolved_config_trains_the_same_model_again(tiles: TileSet, bundle: ModelBundle, tmp_path: Path) -> None:
+    again = finetune(config=bundle.config_path, tiles=tiles.path, output=tmp_path / "again")
+    assert again.weights_path.read_bytes() == bundle.weights_path.read_bytes()
+    assert again.training.config == bundle.training.config
+
+
+def test_two_periods_and_fewer_labels_train_prithvi_from_the_same_file(tmp_path: Path) -> None:
+    tiles = make_tiles(tmp_path / "tiles", periods=2)
+    bundle = finetune(
+        config="prithvi_tiny_upernet",
+        tiles=tiles.path,
+        output=tmp_path / "model",
+        max_labels=6,
+        overrides=["trainer.max_epochs=1", "data.init_args.soft_targets=true", "model.init_args.upsample=2"],
+        seed=4,
+    )
+    assert bundle.training.periods == 2
+    assert bundle.training.seed == 4
+    assert len(bundle.training.blocks["train"]) < len(tiles.info.blocks["train"])
+    images = np.asarray(tiles.split("val").images)[:, :, models.band_index(bundle.training, tiles.info.bands)]
+    assert models.load(bundle).probabilities(images).shape == images[:, 0, 0].shape
+
+
+def test_terratorchs_own_task_trains_on_our_tiles(tiles: TileSet, tmp_path: Path) -> None:
+    file = tmp_path / "stock.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "trainer": {"max_epochs": 1, "num_sanity_val_steps": 0},
+                "data": {"class_path": "casbah.finetune.TileDataModule"},
+                "model": {
+                    "class_path": "terratorch.tasks.SemanticSegmentationTask",
+                    "init_args": {
+                        "model_factory": "SMPModelFactory",
+                        "model_args": {
+                            "model": "Unet",
+                            "backbone": "resnet18",
+                            "pretrained": False,
+                            "num_classes": 2,
+                            "in_channels": 12,
+                            "bands": list(range(12)),
+                        },
+                        "ignore_index": 255,
+                        "class_names": ["background", "building"],
+                        "plot_on_val": False,
+                    },
+                },
+            }
+            | {}
+        )
+    )
+    monitor = (
+        "trainer.callbacks=[{class_path: casbah.finetune.EpochModelCheckpoint, init_args: {monitor: val/IoU_building}}]"
+    )
+    bundle = finetune(config=file, tiles=tiles.path, output=tmp_path / "model", overrides=[monitor])
+    assert bundle.metrics["monitor"] == "val/IoU_building"
+
+
+def test_every_fold_and_the_refit_are_trained_and_done_folds_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folds = make_tiles(tmp_path / "folds", folds=2)
+    options: dict[str, Any] = {"config": "unet_scratch", "tiles": folds.path, "overrides": ["trainer.max_epochs=1"]}
+    bundle = finetune(output=tmp_path / "models", **options)
+    assert bundle.path == tmp_path / "models/refit"
+    assert bundle.training.refit == "refit of 2 folds"
+    first = (tmp_path / "models/fold_0/manifest.json").stat().st_mtime_ns
+    tested = [set(fold.info.blocks["test"]) for fold in folds.folds]
+    for number, blocks in enumerate(tested):
+        fold = ModelBundle.open(tmp_path / f"models/fold_{number}")
+        assert blocks.isdisjoint(fold.training.blocks["train"] + fold.training.blocks["val"])
+    capsys.readouterr()
+    finetune(output=tmp_path / "models", resume=True, **options)
+    assert capsys.readouterr().err.count("is kept") == 3
+    assert (tmp_path / "models/fold_0/manifest.json").stat().st_mtime_ns == first
