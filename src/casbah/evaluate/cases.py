@@ -1,0 +1,141 @@
+"""Which model is scored on which tiles: one pair, or one pair a fold; and that they fit and nothing leaks."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from casbah.blocks import seen_among
+from casbah.errors import InputError
+from casbah.products.manifest import MANIFEST
+from casbah.products.model import ModelBundle
+from casbah.products.tiles import SPLITS, TileFolds, TileInfo, TileSet
+
+NAMED = 3
+"""How many blocks an error names before it counts the rest."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and the tiles it is scored on; `fold` is None outside of k-fold."""
+
+    model: ModelBundle
+    tiles: TileSet
+    fold: int | None = None
+
+
+@dataclass(frozen=True)
+class Cases:
+    """All that one evaluation scores, and the digests that stand for the whole."""
+
+    cases: tuple[Case, ...]
+    model_digest: str
+    tiles_digest: str
+
+    @property
+    def folds(self) -> int:
+        """K, or 0 for a hold-out split."""
+        return len(self.cases) if self.cases[0].fold is not None else 0
+
+
+def open_cases(model: Path, tiles: Path, split: str) -> Cases:
+    """Open and check what is to be scored.
+
+    `tiles` is a TileSet, with a ModelBundle at `model`; or a directory of folds, with bundles `fold_0` … in `model`.
+    `InputError` where something is missing, model and tiles do not fit, the split is empty, or it leaks.
+    """
+    if split not in SPLITS:
+        raise InputError(f"split {split!r} is unknown; choose from {', '.join(SPLITS)}")
+    found = _folds(model, tiles) if _is_folds(tiles) else _hold_out(model, tiles)
+    for case in found.cases:
+        check_fit(case.model, case.tiles)
+        check_unseen(case.model, case.tiles, split)
+    _check_tested_once(found.cases, split)
+    return found
+
+
+def check_fit(model: ModelBundle, tiles: TileSet) -> None:
+    """`InputError` unless the tiles hold what the model takes: bands, periods, level, resolution, building cover."""
+    wanted, given = model.training, tiles.info
+    missing = [name for name in wanted.bands if name not in given.bands]
+    if missing:
+        raise InputError(
+            f"{model.path} takes band {', '.join(missing)}, which {tiles.path} does not hold (it has "
+            f"{', '.join(given.bands)}): make tiles with it, or evaluate a model of these bands"
+        )
+    differences = [
+        f"{name} {there} where the tiles have {here}" for name, there, here in _facts(model, given) if there != here
+    ]
+    if differences:
+        raise InputError(
+            f"{model.path} does not fit {tiles.path}: the model was trained on {'; '.join(differences)}; "
+            "evaluate it on tiles like those it was trained on"
+        )
+
+
+def check_unseen(model: ModelBundle, tiles: TileSet, split: str) -> None:
+    """`InputError` where the split is empty or holds blocks that the model has seen: such a score would leak."""
+    blocks = set(tiles.split(split).blocks)
+    if not blocks:
+        hint = "evaluate the folds beside it" if tiles.info.refit else "cut tiles with another seed or a larger area"
+        raise InputError(f"the {split} split of {tiles.path} holds no tile: {hint}")
+    forbidden = {"test": ("train", "val"), "val": ("train",), "train": ()}[split]
+    for name in forbidden:
+        seen = sorted(seen_among(blocks, model.training.blocks.get(name, ())))
+        if seen:
+            more = f" and {len(seen) - NAMED} more" if len(seen) > NAMED else ""
+            learned = "trained on" if name == "train" else "was tuned on"
+            raise InputError(
+                f"{model.path} {learned} {', '.join(seen[:NAMED])}{more}, blocks of the {split} split of {tiles.path}: "
+                "its score there would leak; evaluate it on tiles whose blocks it has not seen"
+            )
+
+
+def _facts(model: ModelBundle, tiles: TileInfo) -> list[tuple[str, object, object]]:
+    wanted = model.training
+    return [
+        ("periods", wanted.periods, tiles.periods),
+        ("level", wanted.level, tiles.level),
+        ("resolution", f"{wanted.resolution:g} m", f"{tiles.resolution:g} m"),
+        ("building cover", f"{wanted.building_cover} %", f"{tiles.building_cover} %"),
+    ]
+
+
+def _hold_out(model: Path, tiles: Path) -> Cases:
+    case = Case(ModelBundle.open(model), TileSet.open(tiles))
+    return Cases((case,), case.model.digest, case.tiles.digest)
+
+
+def _is_folds(tiles: Path) -> bool:
+    return (tiles / "fold_0").is_dir()
+
+
+def _folds(model: Path, tiles: Path) -> Cases:
+    folds = TileFolds.open(tiles)
+    if not (model / "fold_0").is_dir():
+        raise InputError(
+            f"{tiles} holds {folds.count} folds, but {model} has no fold_0: fine-tune one model a fold into "
+            f"{model / 'fold_0'} and so on, or evaluate on one fold alone ({tiles / 'fold_0'})"
+        )
+    cases = tuple(Case(ModelBundle.open(model / f"fold_{k}"), tile_set, k) for k, tile_set in enumerate(folds.folds))
+    joined = hashlib.sha256("\n".join(case.model.digest for case in cases).encode()).hexdigest()
+    return Cases(cases, _digest_of(model) or joined, folds.digest)
+
+
+def _digest_of(model: Path) -> str | None:
+    from casbah.products.manifest import read_manifest
+
+    return read_manifest(model).digest if (model / MANIFEST).is_file() else None
+
+
+def _check_tested_once(cases: tuple[Case, ...], split: str) -> None:
+    seen: dict[str, int | None] = {}
+    if split != "test":
+        return
+    for case in cases:
+        for block in sorted(set(case.tiles.split(split).blocks)):
+            if block in seen:
+                raise InputError(
+                    f"block {block} is tested in fold {seen[block]} and in fold {case.fold}: these folds do not belong "
+                    "together; cut them anew with `casbah tile --folds`"
+                )
+            seen[block] = case.fold
