@@ -1,0 +1,5 @@
+"""The register stage: versions in MLflow, champion and challenger."""
+
+from casbah.register.stage import CHALLENGER, CHAMPION, NAME, Registration, register, rollback
+
+__all__ = ["CHALLENGER", "CHAMPION", "NAME", "Registration", "register", "rollback"]
