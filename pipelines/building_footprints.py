@@ -1,0 +1,164 @@
+"""From a STAC search to a registered building model: the pipeline that trains, compares and registers.
+
+Compiles to one YAML that runs on Kubeflow, under Docker and, through `kfp.local`, in plain processes of one machine:
+
+    casbah pipeline compile --output build/building_footprints.yaml
+    kfp run create -e casbah -f build/building_footprints.yaml aoi=algiers start=2023-06-01
+
+Credentials come from the Secret `casbah-store`, addresses from the ConfigMap `casbah-services`; the YAML holds neither.
+"""
+
+import os
+from typing import NamedTuple
+
+from kfp import dsl, kubernetes
+from kfp.dsl import Artifact, Collected, Markdown, Model, PipelineTask
+
+from components.evaluate.component import evaluate
+from components.finetune.component import finetune
+from components.images import image
+from components.ingest.component import ingest
+from components.label.component import label
+from components.register.component import register
+from components.select.component import select
+from components.tile.component import tile
+
+STORE_SECRET = "casbah-store"  # noqa: S105 - the name of a Secret, not a secret
+STORE_KEYS = {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}
+SERVICES_CONFIG = "casbah-services"
+SERVICES_KEYS = {
+    "store-endpoint": "AWS_ENDPOINT_URL",
+    "store-region": "AWS_REGION",
+    "mlflow-tracking-uri": "MLFLOW_TRACKING_URI",
+}
+
+GPU = "nvidia.com/gpu"
+GPU_NODE = {"nvidia.com/gpu.present": "true"}
+"""Label that NVIDIA's GPU operator puts on nodes with a GPU."""
+
+SHARED_MEMORY = "4Gi"
+"""Memory that the workers of a data loader share; a container has 64 MiB otherwise."""
+
+RETRIES = 3
+
+
+COMMIT = "CASBAH_GIT_COMMIT"
+"""Variable that names the commit of Casbah in the images, where whoever compiles knows it."""
+
+
+class Outputs(NamedTuple):
+    """What a run leaves: the winner, its one evaluation on test, the comparison, and what the registry said."""
+
+    model: Model
+    evaluation: Artifact
+    comparison: Markdown
+    registration: Markdown
+
+
+def with_store(task: PipelineTask) -> PipelineTask:
+    """Give a step that leaves its pod the object store and MLflow, by reference, and retries."""
+    kubernetes.use_secret_as_env(task, secret_name=STORE_SECRET, secret_key_to_env=STORE_KEYS)
+    kubernetes.use_config_map_as_env(task, config_map_name=SERVICES_CONFIG, config_map_key_to_env=SERVICES_KEYS)
+    return task.set_retry(num_retries=RETRIES, backoff_duration="10s", backoff_factor=2.0, backoff_max_duration="300s")
+
+
+def with_origin(task: PipelineTask) -> PipelineTask:
+    """Let the registered version name what trained it: the image of finetune, and its commit where it is known."""
+    task.set_env_variable("CASBAH_IMAGE", image("finetune"))
+    if commit := os.environ.get(COMMIT):
+        task.set_env_variable(COMMIT, commit)
+    return task
+
+
+def on_gpu(task: PipelineTask) -> PipelineTask:
+    """Ask for one GPU, the nodes that have one, and memory that data loader workers can share.
+
+    Compiled for a cluster without GPUs (`CASBAH_CPU`), only for the memory: a pod that asks for a GPU would wait for
+    ever there.
+    """
+    if not os.environ.get("CASBAH_CPU"):
+        task.set_accelerator_type(GPU).set_accelerator_limit(1)
+        for key, value in GPU_NODE.items():
+            kubernetes.add_node_selector(task, key, value)
+        kubernetes.add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")
+    return kubernetes.empty_dir_mount(
+        task,
+        volume_name="shared-memory",
+        mount_path="/dev/shm",  # noqa: S108 - a mount, not a temporary file
+        medium="Memory",
+        size_limit=SHARED_MEMORY,
+    )
+
+
+@dsl.pipeline(
+    name="building-footprints",
+    description="Sentinel-2 and footprints become tiles, several models, one comparison and a registered version.",
+)
+def building_footprints(
+    aoi: str = "algiers",
+    start: str = "2023-06-01",
+    end: str = "2023-09-30",
+    stac: str = "https://earth-search.aws.element84.com/v1",
+    labels: str = "osm",
+    labelled_area: str = "",
+    experiments: list[str] = ["unet_scratch", "prithvi_tiny_upernet", "boosted_pixels"],  # noqa: B006 - KFP reads it
+    periods: int = 1,
+    max_cloud: float = 20.0,
+    tile_size: int = 64,
+    block_size: float = 0.0,
+    align: bool = False,
+    seed: int = 0,
+    name: str = "casbah-buildings",
+    snapshot: str = "2026-11-01",
+) -> Outputs:
+    """Trains, compares and registers building models of one area.
+
+    Args:
+        aoi: Area of interest: algiers, sample (sample@ and its digest: that very town), or the s3:// or https://
+            address of a GeoJSON.
+        start: First day of the imagery, ISO: 2023-06-01.
+        end: Last day of the imagery, ISO: 2023-09-30.
+        stac: STAC API or catalogue to read Sentinel-2 from; sample is the simulated town.
+        labels: Footprints: osm, overture, sample, or the s3:// or https:// address of a vector file.
+        labelled_area: Address of polygons outside of which no footprints are known; empty where they are complete.
+        experiments: JSON list of experiments to train and compare, built-in names or addresses of YAML files.
+        periods: Time steps that the span is cut into; several help more than any other choice, at their cost in time.
+        max_cloud: Highest cloud cover of an image that is read, in percent.
+        tile_size: Rows and columns of a tile, in pixels of 10 m.
+        block_size: Side of a block that belongs to one split as a whole, in metres; 0 lets the tile stage choose.
+        align: Move footprints by the shift that each split's own blocks show; scores come with and without it.
+        seed: Of the splits, the weights and the bootstrap.
+        name: Name of the registered model in MLflow.
+        snapshot: Date of reading, ISO. Equal runs reuse what was read; put today's date to read it all anew, the YAML
+            files of experiments and the sample too. osm is read as it was on that day.
+    """
+    scene = with_store(
+        ingest(aoi=aoi, start=start, end=end, stac=stac, periods=periods, max_cloud=max_cloud, snapshot=snapshot)
+    ).outputs["scene"]
+    cover = with_store(label(scene=scene, source=labels, labelled_area=labelled_area, snapshot=snapshot)).outputs[
+        "labels"
+    ]
+    tiles = tile(scene=scene, labels=cover, tile_size=tile_size, block_size=block_size, align=align, seed=seed).outputs[
+        "tiles"
+    ]
+
+    with dsl.ParallelFor(experiments, name="experiments") as experiment:
+        trained = on_gpu(with_store(finetune(tiles=tiles, experiment=experiment, seed=seed, snapshot=snapshot)))
+        validated = evaluate(model=trained.outputs["model"], tiles=tiles, split="val", seed=seed)
+        validated.set_display_name("evaluate on validation")
+
+    chosen = select(models=Collected(trained.outputs["model"]), evaluations=Collected(validated.outputs["evaluation"]))
+    winner = chosen.outputs["model"]
+    tested = evaluate(model=winner, tiles=tiles, split="test", seed=seed)
+    tested.set_display_name("evaluate on test, once")
+    registered = register(
+        model=winner,
+        evaluation=tested.outputs["evaluation"],
+        tiles=tiles,
+        name=name,
+        run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+    )
+    with_origin(with_store(registered)).set_caching_options(False)
+    return Outputs(
+        winner, tested.outputs["evaluation"], chosen.outputs["comparison"], registered.outputs["registration"]
+    )

@@ -1,0 +1,156 @@
+"""The pipeline as one YAML: compiled from `pipelines/`, and its parameters read back from it."""
+
+import functools
+import hashlib
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import casbah
+from casbah.errors import InputError
+from casbah.pipeline import inputs
+from casbah.products.manifest import sha256_of
+
+STAGES = ("ingest", "label", "tile", "finetune", "evaluate", "select", "register")
+DEFAULT = Path("build/building_footprints.yaml")
+
+
+def compile_pipeline(
+    output: Path, *, images: Mapping[str, str] | None = None, registry: str | None = None, cpu: bool = False
+) -> Path:
+    """Compile `pipelines/building_footprints.py` to a YAML that appears whole or not at all.
+
+    `images` maps a stage to its image (pin it by digest), `registry` says where the other stages' images come from.
+    `cpu` leaves out the request for a GPU, for a cluster that has none. Raises `InputError` for an unknown stage, or
+    where there is no checkout of the repository.
+    """
+    if output.suffix not in (".yaml", ".yml"):
+        raise InputError(f"{output} is no name of a YAML file; end it in .yaml")
+    partial = output.with_name(f".{output.stem}.partial{output.suffix}")
+    with _settings(images or {}, registry, cpu), _imports():
+        from kfp import compiler
+
+        pipeline = importlib.import_module("pipelines.building_footprints").building_footprints
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            compiler.Compiler().compile(pipeline, str(partial))
+            partial.replace(output)
+        except OSError as error:
+            raise InputError(f"{output} can't be written: {error.strerror}") from None
+        finally:
+            partial.unlink(missing_ok=True)
+    return output
+
+
+def parameters(package: Path) -> dict[str, dict[str, Any]]:
+    """The parameters of a compiled pipeline: name -> `parameterType`, `defaultValue`, `description`."""
+    try:
+        specification = next(iter(yaml.safe_load_all(package.read_text(encoding="utf-8"))))
+        return specification["root"]["inputDefinitions"]["parameters"]
+    except FileNotFoundError:
+        raise InputError(f"{package} does not exist; `casbah pipeline compile` makes it") from None
+    except (yaml.YAMLError, KeyError, TypeError, StopIteration, UnicodeDecodeError):
+        raise InputError(f"{package} is no compiled pipeline; `casbah pipeline compile` makes one") from None
+
+
+def arguments(package: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a run, each of its declared type; `InputError` names one that is unknown or does not fit."""
+    declared = parameters(package)
+    made = {}
+    for name, value in given.items():
+        if name not in declared:
+            near = get_close_matches(name, declared, n=3, cutoff=0.4) or list(declared)
+            raise InputError(f"the pipeline has no parameter {name!r}; did you mean {', '.join(near)}?")
+        made[name] = _typed(name, value, declared[name]["parameterType"])
+    return made
+
+
+@functools.cache
+def code_digest() -> str:
+    """sha256 over Casbah's own files, which decides whether a local run may reuse what an earlier one made."""
+    package = Path(casbah.__file__).parent
+    names = sorted(file for file in package.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    lines = "\n".join(f"{file.relative_to(package)} {sha256_of(file)}" for file in names)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def checkout() -> Path:
+    """The repository that Casbah runs from; `InputError` where it was installed without one."""
+    root = Path(casbah.__file__).parents[2]
+    if not (root / "pipelines" / "building_footprints.py").is_file():
+        raise InputError("the pipeline's source is not part of the installed package: run this in a checkout of Casbah")
+    return root
+
+
+def _typed(name: str, value: Any, kind: str) -> Any:
+    if kind == "LIST":
+        return inputs.experiment_list(value) if name == "experiments" else value
+    if kind == "STRING":
+        return inputs.iso_date(name, value) if name in ("start", "end", "snapshot") else str(value)
+    if kind == "BOOLEAN":
+        known = {"true": True, "false": False}
+        if str(value).lower() not in known:
+            raise InputError(f"{name} is {json.dumps(value)}; true or false is wanted")
+        return known[str(value).lower()]
+    try:
+        number = float(value)
+        if kind == "NUMBER_INTEGER":
+            if not number.is_integer():
+                raise ValueError
+            return int(number)
+        return number
+    except (TypeError, ValueError):
+        wanted = "a whole number" if kind == "NUMBER_INTEGER" else "a number"
+        raise InputError(f"{name} is {json.dumps(value)}; {wanted} is wanted") from None
+
+
+@contextmanager
+def _settings(images: Mapping[str, str], registry: str | None, cpu: bool) -> Iterator[None]:
+    """Let components and pipeline, which read them when they are imported, see the settings of this compilation."""
+    for stage, image in images.items():
+        if stage not in STAGES:
+            raise InputError(f"there is no stage {stage!r} to give an image to; choose from {', '.join(STAGES)}")
+        if not re.fullmatch(r"[\w.:/@-]+", image):
+            raise InputError(f"{image!r} is no image reference; repository:tag or repository@sha256:digest is wanted")
+    wanted = {f"CASBAH_IMAGE_{stage.upper()}": image for stage, image in images.items()}
+    if registry:
+        wanted["CASBAH_REGISTRY"] = registry
+    if cpu:
+        wanted["CASBAH_CPU"] = "1"
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _imports() -> Iterator[None]:
+    """Import `pipelines` and `components` afresh from the checkout, and leave no trace of them behind."""
+    root = str(checkout())
+
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.split(".")[0] in ("pipelines", "components")]:
+            del sys.modules[name]
+
+    forget()
+    sys.path.insert(0, root)
+    try:
+        yield
+    finally:
+        sys.path.remove(root)
+        forget()

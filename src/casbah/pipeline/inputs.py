@@ -1,0 +1,175 @@
+"""Pipeline parameters: text that a person types into the Kubeflow UI or a command line, made into what a stage takes.
+
+The KFP command line parses each value as JSON, so a value may arrive as a number or a list where text was meant.
+"""
+
+import json
+import re
+from datetime import date
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import urllib3
+
+from casbah import areas, experiments
+from casbah.errors import InputError, WorldError
+from casbah.products.manifest import MANIFEST, Manifest
+from casbah.storage import BUCKET, Location, Store
+
+SAMPLE = Location(BUCKET, "sample")
+"""Where `casbah demo` publishes the simulated town."""
+
+TOWN = re.compile(r"sample(@[0-9a-f]{8,64})?")
+"""The simulated town, or only the one whose digest begins so: a step is cached by this text, not by what lies there."""
+
+FOOTPRINT_SERVICES = {"osm": "osm", "overture": "overture", "algiers": "osm"}
+"""Values of `labels` that name a service; the case study takes OpenStreetMap's footprints."""
+
+DOWNLOAD = urllib3.Retry(total=4, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
+
+
+def area(value: str, folder: Path) -> Path:
+    """The file of the area of interest: a built-in name, or a GeoJSON at an s3:// or https:// address."""
+    if value in areas.names():
+        return areas.find(value)
+    if is_town(value):
+        return _of_town("aoi.geojson", value, folder)
+    return _remote("aoi", value, [*areas.names(), "sample"], folder)
+
+
+def is_town(value: str) -> bool:
+    """Whether a value names the simulated town: `sample`, or `sample@` and the beginning of its digest."""
+    return TOWN.fullmatch(value) is not None
+
+
+def published_town() -> str:
+    """The value that names the town in the store by its digest, so that another town is another argument of a step."""
+    return f"sample@{_town_digest()[:16]}"
+
+
+def is_osm(source: str) -> bool:
+    """Whether footprints come from OpenStreetMap, which can be read as it was on a day."""
+    return FOOTPRINT_SERVICES.get(source) == "osm"
+
+
+def footprints(value: str, folder: Path) -> str:
+    """The source of the footprints: `osm`, `overture`, or the path of a vector file fetched from its address."""
+    if value in FOOTPRINT_SERVICES:
+        return FOOTPRINT_SERVICES[value]
+    if is_town(value):
+        return str(_of_town("footprints.parquet", value, folder))
+    return str(_remote("labels", value, [*FOOTPRINT_SERVICES, "sample"], folder))
+
+
+def labelled_area(value: str, source: str, folder: Path) -> Path | None:
+    """The polygons outside of which nothing is known of buildings; None where the footprints are complete.
+
+    Those of the sample come with it: its sea is no place without buildings, but one where nobody looked.
+    """
+    if is_town(value) or (not value and is_town(source)):
+        return _of_town("labelled_area.geojson", value or source, folder)
+    return _remote("labelled_area", value, ["sample"], folder) if value else None
+
+
+def catalogue(value: str) -> str:
+    """The STAC API or catalogue; `sample` is the published simulated town."""
+    if not is_town(value):
+        return value
+    _check_town(value)
+    return str(SAMPLE / "catalog.json")
+
+
+def experiment(value: str, folder: Path) -> Path:
+    """The YAML of an experiment: a built-in name, or a file at an s3:// or https:// address."""
+    if value in experiments.names():
+        return experiments.find(value)
+    return _remote("experiments", value, experiments.names(), folder)
+
+
+def experiment_list(value: object) -> list[str]:
+    """The experiments of a run from a JSON list, one name, or names with commas between; no name twice."""
+    if isinstance(value, str):
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = [part.strip() for part in value.split(",") if part.strip()]
+        value = parsed if isinstance(parsed, list) else [str(parsed)]
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
+        raise InputError(f'experiments is {value!r}; a JSON list of names is wanted, such as ["unet_scratch"]')
+    if len(set(value)) < len(value):
+        raise InputError(f"experiments names one twice: {', '.join(value)}")
+    return value
+
+
+def iso_date(name: str, value: object) -> str:
+    """An ISO date from `2023-06-01`, or from `20230601`, which the KFP command line has turned into a number."""
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+    if re.fullmatch(r"\d{8}", text):
+        text = f"{text[:4]}-{text[4:6]}-{text[6:]}"
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise InputError(f"{name} is {value!r}; an ISO date is wanted, such as 2023-06-01") from None
+
+
+def refuse_shapefile(parameter: str, value: str) -> None:
+    """Raise `InputError` for a .shp, which is one of four files and useless when it travels alone."""
+    if urlsplit(value).path.lower().endswith(".shp"):
+        raise InputError(
+            f"{parameter} is {value!r}, one of the several files of a shapefile; give a GeoPackage, which is one file: "
+            "ogr2ogr footprints.gpkg footprints.shp"
+        )
+
+
+def fetch(address: str, folder: Path) -> Path:
+    """Download one object or page into a folder and return its path."""
+    target = folder / (PurePosixPath(urlsplit(address).path).name or "download")
+    if address.startswith(("s3://", "minio://")):
+        Store.from_environment().get(Location.parse(address), target)
+        return target
+    try:
+        with urllib3.PoolManager(retries=DOWNLOAD, timeout=urllib3.Timeout(connect=10, read=120)) as pool:
+            response = pool.request("GET", address)
+    except urllib3.exceptions.HTTPError as error:
+        raise WorldError(f"{address} could not be fetched ({type(error).__name__}): is it reachable?") from None
+    if response.status != 200:
+        raise InputError(f"{address} answers {response.status}; an address that gives the file is wanted")
+    target.write_bytes(response.data)
+    return target
+
+
+def _of_town(name: str, value: str, folder: Path) -> Path:
+    _check_town(value)
+    return fetch(str(SAMPLE / name), folder)
+
+
+def _check_town(value: str) -> None:
+    wanted = value.partition("@")[2]
+    if wanted and not (found := _town_digest()).startswith(wanted):
+        raise InputError(
+            f"{value} names another simulated town than lies at {SAMPLE} now ({found[:16]}): "
+            f"give sample@{found[:16]}, or publish the one that is wanted (casbah sample publish)"
+        )
+
+
+def _town_digest() -> str:
+    try:
+        return Manifest.model_validate_json(Store.from_environment().read(SAMPLE / MANIFEST)).digest
+    except ValueError:
+        raise InputError(f"{SAMPLE / MANIFEST} is no manifest; publish the town anew (casbah sample publish)") from None
+
+
+def _remote(parameter: str, value: str, names: list[str], folder: Path) -> Path:
+    refuse_shapefile(parameter, value)
+    if urlsplit(value).scheme in ("s3", "minio", "https", "http"):
+        return fetch(value, folder)
+    if value.startswith(("{", "[")):
+        raise InputError(f"{parameter} holds GeoJSON text; upload it and give its s3:// or https:// address")
+    if "/" in value or "\\" in value or PurePosixPath(value).suffix:
+        raise InputError(
+            f"{parameter} is {value!r}, a path of your machine, which does not exist in a pod: "
+            "upload the file and give its s3:// or https:// address"
+        )
+    near = get_close_matches(value, names, n=3, cutoff=0.4) or names
+    raise InputError(f"{parameter} is {value!r}; known here: {', '.join(near)}, or an s3:// or https:// address")

@@ -1,0 +1,53 @@
+"""The process in which `kfp.local` runs a compiled pipeline: `python -m casbah.pipeline.kfp_process job.json`."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from kfp import components, local
+
+from casbah.journal import record
+
+PARENT_POLL = 1.0
+
+
+def main(job_file: Path) -> int:
+    """Run the job and record its outcome; the exit code is 0 or 1."""
+    threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
+    job = json.loads(job_file.read_text(encoding="utf-8"))
+    local.init(
+        runner=local.SubprocessRunner(use_venv=False),
+        pipeline_root=job["root"],
+        workspace_root=job["workspace"],
+        enable_caching=True,
+        cache_root=job["cache"],
+    )
+    pipeline = components.load_component_from_file(job["package"])
+    try:
+        task = pipeline(**job["arguments"])
+    except RuntimeError as error:
+        # How `kfp.local` says that a step failed; the step itself has recorded why.
+        record("crashed", message=str(error))
+        return 1
+    record("finished", artifacts={name: _described(artifact) for name, artifact in task.outputs.items()})
+    return 0
+
+
+def _follow_parent(parent: int) -> None:
+    """End this process and its steps when the program that started them was killed and can't do so any more."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _described(artifact: Any) -> dict[str, Any]:
+    return {"path": artifact.path, "metadata": dict(artifact.metadata)}
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

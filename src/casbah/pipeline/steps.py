@@ -1,0 +1,300 @@
+"""One function per component: inputs resolved, the stage called, its product described to the Kubeflow UI.
+
+Artifacts are KFP's (`path`, `metadata`, `log_metric`, `log_confusion_matrix`), known here by what they can do: this
+module runs in images of stages and must not import KFP. A step that fails prints one sentence and ends with the exit
+code of its error, so that the pod's log says what to do.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from casbah.errors import CasbahError
+from casbah.journal import VARIABLE, record
+from casbah.pipeline import inputs
+from casbah.products.evaluation import Evaluation, EvaluationMetrics, Interval, Scores
+from casbah.products.manifest import Product
+from casbah.products.model import ModelBundle
+
+CLASSES = ["background", "building"]
+
+
+class Artifact(Protocol):
+    """A KFP artifact."""
+
+    path: str
+    metadata: dict[str, Any]
+
+
+class Metrics(Artifact, Protocol):
+    """A KFP artifact of numbers."""
+
+    def log_metric(self, metric: str, value: float) -> None: ...
+
+
+class ClassificationMetrics(Artifact, Protocol):
+    """A KFP artifact of a confusion matrix."""
+
+    def log_confusion_matrix(self, categories: list[str], matrix: list[list[int]]) -> None: ...
+
+
+def ingest(
+    scene: Artifact,
+    *,
+    aoi: str,
+    start: str,
+    end: str,
+    stac: str,
+    periods: int,
+    max_cloud: float,
+    snapshot: str,
+) -> None:
+    """Sentinel-2 of an area and a time becomes a `Scene`. `snapshot` only tells one reading from a later one."""
+    with _step("ingest") as folder:
+        from casbah.ingest import ingest as stage
+
+        product = stage(
+            aoi=inputs.area(aoi, folder),
+            start=inputs.iso_date("start", start),
+            end=inputs.iso_date("end", end),
+            stac=inputs.catalogue(stac),
+            output=Path(scene.path),
+            periods=periods,
+            max_cloud=max_cloud,
+        )
+        _describe(scene, product, snapshot=inputs.iso_date("snapshot", snapshot))
+
+
+def label(labels: Artifact, *, scene: Artifact, source: str, labelled_area: str, snapshot: str) -> None:
+    """Footprints become a `LabelSet` on the scene's grid: OpenStreetMap as of `snapshot`, other sources as they are."""
+    with _step("label") as folder:
+        from casbah.label import label as stage
+
+        product = stage(
+            scene=Path(scene.path),
+            source=inputs.footprints(source, folder),
+            output=Path(labels.path),
+            labelled_area=inputs.labelled_area(labelled_area, source, folder),
+            licence="CC0-1.0" if inputs.is_town(source) else None,
+            snapshot=inputs.iso_date("snapshot", snapshot) if inputs.is_osm(source) else None,
+        )
+        _describe(labels, product, snapshot=inputs.iso_date("snapshot", snapshot))
+
+
+def tile(
+    tiles: Artifact, *, scene: Artifact, labels: Artifact, tile_size: int, block_size: float, align: bool, seed: int
+) -> None:
+    """Scene and labels become a `TileSet` with spatially separate splits; `block_size` 0 lets the stage choose."""
+    with _step("tile"):
+        from casbah.tile import tile as stage
+
+        product = stage(
+            scenes=[Path(scene.path)],
+            labels=[Path(labels.path)],
+            output=Path(tiles.path),
+            tile_size=tile_size,
+            block_size=block_size or None,
+            align=align,
+            seed=seed,
+        )
+        _describe(tiles, product)
+
+
+def finetune(model: Artifact, *, tiles: Artifact, experiment: str, seed: int, snapshot: str) -> None:
+    """One experiment becomes a `ModelBundle`; what a preempted pod had learned is taken up from the object store.
+
+    `snapshot` only tells one reading of an experiment's YAML from a later one.
+    """
+    with _step("finetune", experiment) as folder:
+        from casbah.finetune import finetune as stage
+
+        product = stage(
+            config=inputs.experiment(experiment, folder),
+            tiles=Path(tiles.path),
+            output=Path(model.path),
+            seed=seed,
+            resume=True,
+        )
+        _describe(
+            model,
+            product,
+            experiment=experiment,
+            starts_from=product.training.weights_origin,
+            snapshot=inputs.iso_date("snapshot", snapshot),
+        )
+
+
+def evaluate(
+    evaluation: Artifact,
+    scores: Metrics,
+    confusion: ClassificationMetrics,
+    report: Artifact,
+    summary: Artifact,
+    *,
+    model: Artifact,
+    tiles: Artifact,
+    split: str,
+    seed: int,
+) -> None:
+    """A model is scored on one split; numbers, confusion matrix and report are shown in the Kubeflow UI."""
+    with _step("evaluate", f"{split} {model.metadata.get('experiment', '')}".strip()):
+        from casbah.evaluate import evaluate as stage
+
+        product = stage(
+            model=Path(model.path), tiles=Path(tiles.path), output=Path(evaluation.path), split=split, seed=seed
+        )
+        _describe(evaluation, product, experiment=product.metrics.experiment, split=split)
+        _log_scores(scores, confusion, product.metrics)
+        shutil.copyfile(product.path / "report.html", report.path)
+        shutil.copyfile(product.path / "report.md", summary.path)
+
+
+def select(
+    model: Artifact, comparison: Artifact, *, models: Sequence[Artifact], evaluations: Sequence[Artifact]
+) -> None:
+    """The best experiment by validation building IoU goes on; the table of all is shown in the Kubeflow UI."""
+    with _step("select"):
+        from casbah.evaluate import select as stage
+
+        product = stage(
+            models=[Path(one.path) for one in models],
+            evaluations=[Path(one.path) for one in evaluations],
+            output=Path(model.path),
+        )
+        training = product.training
+        _describe(model, product, experiment=training.experiment, starts_from=training.weights_origin)
+        measured = [Evaluation.open(one.path).metrics for one in evaluations]
+        origins = origins_of([ModelBundle.open(one.path) for one in models])
+        comparison.metadata["experiments"] = {one.experiment: numbers(one) for one in measured}
+        comparison.metadata["starts_from"] = origins
+        table = comparison_table(measured, product.training.experiment, origins)
+        Path(comparison.path).write_text(table, encoding="utf-8")
+
+
+def register(
+    registration: Artifact,
+    versions: Metrics,
+    *,
+    model: Artifact,
+    evaluation: Artifact,
+    tiles: Artifact,
+    name: str,
+    run: str,
+) -> None:
+    """The winner becomes a version in MLflow, and champion only on evidence; `run` is the KFP run that it names."""
+    with _step("register", name):
+        os.environ["KFP_RUN_ID"] = run
+        if os.environ.get(VARIABLE):
+            # The steps of a local run are processes of this machine, whatever image the YAML names.
+            os.environ["CASBAH_IMAGE"] = "none"
+        from casbah.register import register as stage
+
+        made = stage(model=Path(model.path), evaluation=Path(evaluation.path), tiles=Path(tiles.path), name=name)
+        facts = {"name": made.name, "version": made.version, "alias": made.alias, "url": made.url}
+        registration.metadata.update(facts)
+        versions.log_metric("version", float(made.version))
+        Path(registration.path).write_text(
+            f"# {made.name} version {made.version}: {made.alias}\n\n{made.reason}\n\n[In MLflow]({made.url})\n",
+            encoding="utf-8",
+        )
+        record("registered", reason=made.reason, **facts)
+
+
+def numbers(metrics: EvaluationMetrics) -> dict[str, float]:
+    """The scores of an evaluation as flat names and numbers, without those that are undefined."""
+    found: dict[str, float | None] = {"threshold": metrics.threshold, "expected_calibration_error": metrics.ece}
+    found |= _flat("building", metrics.building)
+    for baseline, scores in metrics.baselines.items():
+        found[f"{baseline.replace(' ', '_')}_iou"] = scores.iou.value
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def confusion_matrix(metrics: EvaluationMetrics) -> list[list[int]]:
+    """Pixels by truth (rows) and prediction (columns), background first."""
+    tp, fp, fn, tn = (sum(getattr(block, kind) for block in metrics.blocks) for kind in ("tp", "fp", "fn", "tn"))
+    return [[tn, fp], [fn, tp]]
+
+
+def origins_of(models: Sequence[ModelBundle]) -> dict[str, str]:
+    """Experiment -> what its model started from: random weights, pretrained ones, or trees."""
+    return {model.training.experiment: model.training.weights_origin for model in models}
+
+
+def comparison_table(measured: Sequence[EvaluationMetrics], winner: str, origins: Mapping[str, str]) -> str:
+    """Markdown: each experiment's start (`origins`) and validation scores, the best first."""
+    lines = ["# Experiments by validation building IoU", ""]
+    if any(metrics.simulated for metrics in measured):
+        lines += ["**SIMULATED** imagery and footprints: these numbers say that the machinery works, no more.", ""]
+    lines += ["| experiment | starts from | IoU (95 %) | F1 | precision | recall |", "|---|---|---|---|---|---|"]
+    for metrics in sorted(measured, key=lambda one: -(one.building.iou.value or 0)):
+        building = metrics.building
+        name = f"**{metrics.experiment}**" if metrics.experiment == winner else metrics.experiment
+        values = (building.f1, building.precision, building.recall)
+        cells = [
+            origins[metrics.experiment],
+            interval(building.iou),
+            *(interval(value, bounds=False) for value in values),
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def interval(value: Interval, *, bounds: bool = True) -> str:
+    """`0.431 [0.402, 0.460]` for a person."""
+    if value.value is None:
+        return "undefined"
+    if not bounds or value.low is None or value.high is None:
+        return f"{value.value:.3f}"
+    return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+
+
+def _log_scores(scores: Metrics, confusion: ClassificationMetrics, metrics: EvaluationMetrics) -> None:
+    named, matrix = numbers(metrics), confusion_matrix(metrics)
+    for name, value in named.items():
+        scores.log_metric(name, value)
+    confusion.log_confusion_matrix(CLASSES, matrix)
+    # The UI reads the metadata; the files are for the local runner, which reuses a step only if all its files exist.
+    Path(scores.path).write_text(json.dumps(named, indent=2), encoding="utf-8")
+    Path(confusion.path).write_text(json.dumps({"classes": CLASSES, "rows": matrix}, indent=2), encoding="utf-8")
+
+
+def _flat(prefix: str, scores: Scores) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for name in ("iou", "f1", "precision", "recall"):
+        score: Interval = getattr(scores, name)
+        found[f"{prefix}_{name}"] = score.value
+        found[f"{prefix}_{name}_low"], found[f"{prefix}_{name}_high"] = score.low, score.high
+    return found
+
+
+def _describe(artifact: Artifact, product: Product, **facts: str) -> None:
+    """Let an artifact say in the Kubeflow UI which product it holds, and the journal where it lies."""
+    artifact.metadata.update(
+        {"product": product.schema, "digest": product.digest, "casbah": product.manifest.casbah, **facts}
+    )
+    record("product", product=product.schema, path=str(product.path), digest=product.digest, **facts)
+
+
+@contextmanager
+def _step(name: str, detail: str = "") -> Iterator[Path]:
+    """Run a stage with a folder for its downloads; an error that a user can act on ends the process in one sentence."""
+    began = time.monotonic()
+    record("start", step=name, detail=detail)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f"casbah-{name}-") as folder:
+            yield Path(folder)
+    except CasbahError as error:
+        record("fail", step=name, detail=detail, code=error.exit_code, message=str(error))
+        print(f"casbah: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from None
+    except Exception as error:
+        record("fail", step=name, detail=detail, code=1, message=f"{type(error).__name__}: {error}")
+        raise
+    record("end", step=name, detail=detail, seconds=time.monotonic() - began)
