@@ -1,0 +1,59 @@
+"""`casbah`: one sub-command per stage.
+
+Each module here adds its commands to `casbah.cli.root.app` and imports its stage only when a command runs, so that
+`casbah --help` answers at once.
+"""
+
+import sys
+import traceback
+from importlib import import_module
+
+import typer
+
+from casbah.cli.root import app
+from casbah.errors import CasbahError
+
+MODULES = (
+    "demo",
+    "ingest",
+    "label",
+    "tile",
+    "finetune",
+    "evaluate",
+    "register",
+    "visualize",
+    "pipeline",
+    "sample",
+    "stack",
+    "terratorch",
+    "doctor",
+)
+"""In the order in which `--help` lists their commands."""
+
+for _module in MODULES:
+    import_module(f"casbah.cli.{_module}")
+
+STOPPED = 130
+"""The shell's exit code of a command stopped by Ctrl-C."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; exit code 0, 2 (bad input), 3 (a fault of the world), 1 (a defect of Casbah)."""
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
+    try:
+        app([word for word in given if word != "--debug"], prog_name="casbah")
+    except KeyboardInterrupt:
+        typer.echo("stopped", err=True)
+        sys.exit(STOPPED)
+    except CasbahError as error:
+        if debug:
+            traceback.print_exc()
+        typer.echo(f"casbah: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Exception as error:  # noqa: BLE001 - the last door: a defect is one line unless --debug
+        if debug:
+            traceback.print_exc()
+        kind = type(error).__name__
+        typer.echo(f"casbah: a defect in Casbah ({kind}: {error}); run again with --debug and report it", err=True)
+        sys.exit(1)
