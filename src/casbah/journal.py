@@ -26,6 +26,12 @@ def record(event: str, **facts: Any) -> None:
         os.close(handle)
 
 
+def local_run() -> str | None:
+    """Name of the local run that this process is a step of (`20261125-101500-a1b2c3`); None in a pod."""
+    file = os.environ.get(VARIABLE)
+    return Path(file).parent.name if file else None
+
+
 class Reader:
     """Reads a journal while it grows."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from casbah.errors import CasbahError
-from casbah.journal import VARIABLE, record
+from casbah.journal import local_run, record
 from casbah.pipeline import inputs
 from casbah.products.evaluation import Evaluation, EvaluationMetrics, Interval, Scores
 from casbah.products.manifest import Product
@@ -188,12 +188,15 @@ def register(
     name: str,
     run: str,
 ) -> None:
-    """The winner becomes a version in MLflow, and champion only on evidence; `run` is the KFP run that it names."""
+    """The winner becomes a version in MLflow, and champion only on evidence; `run` is the KFP run that it names.
+
+    A local run is named by its directory below `pipeline/runs/`, where its log is.
+    """
     with _step("register", name):
+        if local := local_run():
+            # The id that `kfp.local` draws names nothing, and its steps are processes, whatever image the YAML names.
+            run, os.environ["CASBAH_IMAGE"] = local, "none"
         os.environ["KFP_RUN_ID"] = run
-        if os.environ.get(VARIABLE):
-            # The steps of a local run are processes of this machine, whatever image the YAML names.
-            os.environ["CASBAH_IMAGE"] = "none"
         from casbah.register import register as stage
 
         made = stage(model=Path(model.path), evaluation=Path(evaluation.path), tiles=Path(tiles.path), name=name)
