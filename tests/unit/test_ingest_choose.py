@@ -79,6 +79,20 @@ def test_an_item_whose_own_mask_shows_cloud_over_the_area_is_passed_over() -> No
     assert greedy(items, [np.ones(10, bool)] * 2, lambda i: masks[i]) == [1]
 
 
+def test_tiles_that_overlap_are_one_look_of_their_day() -> None:
+    """Ten dates as twins of two tiles: as many days are taken as of one tile alone, and no twin is read for nothing."""
+    days = [f"2023-06-{day:02d}" for day in range(1, 11)]
+    twins = [item(day, name=f"{tile}_{day}") for day in days for tile in ("31SDA", "31SEA")]
+    chosen = greedy(twins, [np.ones(10, bool)] * 20, nothing, looks=6)
+    assert (len(chosen), len({twins[i]["properties"]["datetime"] for i in chosen})) == (6, 6)
+
+
+def test_a_neighbouring_tile_of_the_same_day_adds_what_the_first_does_not_show() -> None:
+    left, right = np.arange(10) < 6, np.arange(10) >= 4
+    both = [item("2023-06-01", name="31SDA"), item("2023-06-01", name="31SEA")]
+    assert greedy(both, [left, right], nothing, looks=1) == [0, 1]
+
+
 def test_an_item_that_covers_nothing_of_the_area_is_never_read() -> None:
     def refuse(_: int) -> None:
         raise AssertionError("it was read")

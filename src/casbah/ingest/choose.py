@@ -109,18 +109,22 @@ def greedy(
     """Choose items one by one, each time the one that adds most new clear area, until each cell has `looks` of them.
 
     `inside[i]` tells which cells item i covers. A first clear observation of a cell counts 1, each further one half of
-    the one before. Cloud cover of the whole item is only a promise, so an item is judged by `look(i)`, the cells
+    the one before. Items of one day are one look, since tiles overlap: of a cell that the day has seen, a second item
+    adds nothing. Cloud cover of the whole item is only a promise, so an item is judged by `look(i)`, the cells
     that its own cloud mask shows clear (None without a mask), before it is taken. Returns indices in order of choice.
     """
     count = np.zeros(len(inside[0]) if inside else 0, int)
+    days = [solar_day(item) for item in items]
+    unseen = {day: np.ones(len(count), bool) for day in days}
     clear = [_share(item) * cells for item, cells in zip(items, inside, strict=True)]
     probed = [False] * len(items)
     left, chosen, probes = set(range(len(items))), [], 0
     while left:
         worth = np.where(count < looks, 0.5**count, 0.0)
-        gains = {i: float(worth @ clear[i]) for i in left}
+        gains = {i: float((worth * unseen[days[i]]) @ clear[i]) for i in left}
         best = max(left, key=lambda i: (gains[i], -i))
-        useful = (clear[best] > 0) & (count < looks)
+        new = (clear[best] > 0) & unseen[days[best]]
+        useful = new & (count < looks)
         if not gains[best] or useful.sum() < LEAST_GAIN * len(count):
             break
         if not probed[best] and probes < MOST_PROBES:
@@ -131,7 +135,8 @@ def greedy(
                 continue
         left.remove(best)
         chosen.append(best)
-        count += (clear[best] > 0).astype(int)
+        count += new
+        unseen[days[best]] &= ~new
     return chosen
 
 
