@@ -191,6 +191,32 @@ def test_blocks_meet_without_a_seam(tmp_path: Path) -> None:
         assert np.abs(values.astype(int) - whole[:, rows, cols]).max() <= 1
 
 
+def test_pixels_of_files_in_degrees_stay_the_same_when_the_area_grows(tmp_path: Path) -> None:
+    """Whatever GDAL derives from the window that it is asked for: the width of its filter, and its coordinates."""
+    import rasterio.shutil
+    from affine import Affine
+    from rasterio.vrt import WarpedVRT
+
+    tile = Grid(TILE.crs, TILE.west, TILE.north, 300, 300)
+    noise = np.random.default_rng(0).integers(1, 9000, tile.shape).astype(float)
+    item = load(tmp_path, "a", tile=tile, ground=noise, scl=None)
+    for asset in item["assets"].values():
+        with rasterio.open(asset["href"]) as metres:
+            west, south, east, north = rasterio.warp.transform_bounds(metres.crs, "EPSG:4326", *metres.bounds)
+            step = metres.transform.a * 0.8e-5
+            grid = {"transform": Affine(step, 0, west, 0, -step, north), "crs": "EPSG:4326"}
+            size = {"width": round((east - west) / step), "height": round((north - south) / step)}
+            with WarpedVRT(metres, **grid, **size) as degrees:
+                asset["href"] = asset["href"].replace(".tif", "_degrees.tif")
+                rasterio.shutil.copy(degrees, asset["href"], driver="GTiff")
+    area = Grid(tile.crs, tile.west + 130, tile.north - 70, 250, 260)
+    whole, counted = composed([[(item, 0)]], grid=area)
+    for row, col, rows, cols in ((0, 0, 250, 33), (7, 110, 140, 90), (50, 3, 23, 171)):
+        values, valid = composed([[(item, 0)]], grid=area.part(row, col, rows, cols))
+        assert np.array_equal(values, whole[:, row : row + rows, col : col + cols])
+        assert np.array_equal(valid, counted[row : row + rows, col : col + cols])
+
+
 def _nothing() -> object:
     from contextlib import nullcontext
 

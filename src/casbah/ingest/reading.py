@@ -6,6 +6,7 @@ before an offset could be taken off each one. Over 2000 x 2000 pixels of six dat
 decoding in memory, and ingest 3 times with the scene written; `bench/ingest.py` keeps measuring both.
 """
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -35,6 +36,12 @@ CACHE_BYTES = 256 * 2**20
 
 POSITION_ERROR = 0.01
 """Source pixels (10 cm). GDAL's default of 0.125 is visible as a step where two blocks meet."""
+
+STRIP = 512
+"""Columns that are resampled at a time."""
+
+COARSEST = 60.0
+"""Metres: of Sentinel-2's own pixels."""
 
 REMOTE = ("http://", "https://", "s3://", "/vsicurl/", "/vsis3/")
 
@@ -207,19 +214,48 @@ def _copy(dataset: rasterio.DatasetReader, grid: Grid) -> NDArray[Any]:
 
 
 def _warp(dataset: rasterio.DatasetReader, grid: Grid, nearest: bool) -> NDArray[Any]:
+    """Values resampled onto the grid, the same for a place whatever the rest of the grid is.
+
+    GDAL derives the width of its filter from the window that is read, and its approximation of coordinates from the
+    ends of a row. So the one is given, and rows are cut into strips on a fixed lattice.
+    """
     nodata = NODATA if dataset.nodata is None else dataset.nodata
+    wide = _in_strips(grid)
+    across, down = _shrinking(dataset, grid)
     with WarpedVRT(
         dataset,
-        crs=grid.crs,
-        transform=grid.transform,
-        width=grid.cols,
-        height=grid.rows,
+        crs=wide.crs,
+        transform=wide.transform,
+        width=wide.cols,
+        height=wide.rows,
         src_nodata=nodata,
         nodata=NODATA,
         resampling=Resampling.nearest if nearest else Resampling.bilinear,
         tolerance=POSITION_ERROR,
+        XSCALE=str(across),
+        YSCALE=str(down),
     ) as warped:
-        return warped.read(1)
+        starts = range(0, wide.cols, STRIP)
+        strips = [warped.read(1, window=Window(s, 0, min(STRIP, wide.cols - s), wide.rows)) for s in starts]
+    left = round((grid.west - wide.west) / grid.resolution)
+    return np.ascontiguousarray(np.concatenate(strips, axis=1)[:, left : left + grid.cols])
+
+
+def _in_strips(grid: Grid) -> Grid:
+    """The grid widened to whole strips; a coarse sample of a wide area stays as it is, or it would leave the zone."""
+    if grid.resolution > COARSEST:
+        return grid
+    side = STRIP * grid.resolution
+    first, after = math.floor(grid.west / side), math.ceil((grid.west + grid.cols * grid.resolution) / side)
+    return Grid(grid.crs, first * side, grid.north, grid.rows, (after - first) * STRIP, grid.resolution)
+
+
+def _shrinking(dataset: rasterio.DatasetReader, grid: Grid) -> tuple[float, float]:
+    """Pixels of the grid per pixel of the whole file, eastwards and northwards; 1 where the file is the coarser."""
+    west, south, east, north = transform_bounds(dataset.crs, grid.crs, *dataset.bounds, densify_pts=21)
+    across = (east - west) / dataset.width / grid.resolution
+    down = (north - south) / dataset.height / grid.resolution
+    return min(across, 1.0), min(down, 1.0)
 
 
 def _zero_for_nodata(dataset: rasterio.DatasetReader, values: NDArray[Any]) -> NDArray[Any]:
