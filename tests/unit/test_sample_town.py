@@ -289,3 +289,9 @@ def test_spectra_are_reflectances_and_vegetation_looks_like_vegetation() -> None
     red, nir = 3, 7
     for name in ("grass", "tree", "crop", "orchard"):
         assert TABLE[index(name), nir] > 5 * TABLE[index(name), red]
+
+
+def test_a_seed_below_zero_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="seed of a sample town is -1; 0 or a larger"):
+        make(tmp_path / "town", size=SIZE, seed=-1)
+    assert list(tmp_path.iterdir()) == []

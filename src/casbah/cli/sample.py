@@ -16,7 +16,7 @@ _TOWN = typer.Argument(..., help="A town that `casbah sample make` wrote.")
 def _make(
     output: Path = typer.Option(..., "--output", help="The directory to write (reused where it is there already)."),
     size_km: tuple[float, float] = typer.Option((6.0, 5.04), "--size-km", help="Kilometres east and north."),
-    seed: int = typer.Option(0, "--seed", help="Another seed draws another town."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Another seed draws another town."),
 ) -> None:
     """Write a simulated Sentinel-2 L2A catalogue of a town that does not exist, with its footprints.
 

@@ -86,9 +86,11 @@ def make(directory: str | Path, *, size: tuple[float, float] = SIZE, seed: int =
 
     The same size and seed give the same pixels and footprints; a town of another size or seed at `directory` is
     replaced once the new one is finished. Everything in it says that it is simulated. Raises
-    `InputError` for a size out of range or where something else lies at `directory`.
+    `InputError` for a size or a seed out of range or where something else lies at `directory`.
     """
     path = Path(directory)
+    if seed < 0:
+        raise InputError(f"the seed of a sample town is {seed}; 0 or a larger whole number is wanted")
     for side in size:
         if not SMALLEST <= side <= LARGEST:
             raise InputError(f"a sample town of {side:g} km is out of range; {SMALLEST:g} to {LARGEST:g} km a side")
