@@ -56,6 +56,9 @@ def test_what_the_metadata_claim(raster: float | None, said: dict, claim: int | 
         # One that says "applied" of pixels that still carry it.
         (NEW | {"earthsearch:boa_offset_applied": True}, DARK_WITH, 1000, "decide: the metadata .* say 0"),
         ({}, DARK_WITH, 1000, "decide: the metadata .* leave it open"),
+        # Haze, or a bright town: an old baseline has no offset to leave inside.
+        (OLD, DARK_WITH, 0, r"metadata \(baseline 03.01\) stand, .* --offset 1000 would take it off"),
+        (OLD | {"earthsearch:boa_offset_applied": False}, DARK_WITH, 0, "stand, though the pixels"),
     ],
 )
 def test_clear_pixels_overrule_metadata_and_unclear_ones_leave_it_to_them(
@@ -73,6 +76,16 @@ def test_where_nothing_tells_the_person_is_asked_and_their_answer_taken() -> Non
         decide(item(0, **NEW), KEYS, UNCLEAR, None)
     decision = decide(item(0, **NEW), KEYS, UNCLEAR, 1000)
     assert (decision.offset, "given by --offset" in decision.reason) == (1000, True)
+
+
+def test_a_dispute_over_an_old_baseline_is_told_and_can_be_decided() -> None:
+    hazy = np.array([[1100.0, 950.0], [1250.0, 1000.0]])
+    assert decide(item(**OLD), KEYS, hazy, None).disputed
+    for given in (0, 1000):
+        decision = decide(item(**OLD), KEYS, hazy, given)
+        assert (decision.offset, decision.disputed) == (given, False)
+    # Something contradicts the old baseline: then the pixels decide.
+    assert decide(item(-0.1, **OLD), KEYS, hazy, None).offset == 1000
 
 
 def test_bright_desert_is_not_taken_for_an_offset() -> None:

@@ -37,18 +37,26 @@ CHECKED_BANDS = ("B02", "B04", "B8A", "B12")
 
 @dataclass(frozen=True)
 class Decision:
-    """What is taken off an item's digital numbers (0 or 1000), and why, in words for `item.json`."""
+    """What is taken off an item's digital numbers (0 or 1000), and why, in words for `item.json`.
+
+    `disputed` where pixels and metadata say different things, which a person has to hear.
+    """
 
     offset: int
     reason: str
+    disputed: bool = False
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What the metadata say: the offset inside the pixels, None where they contradict each other or are silent."""
+    """What the metadata say: the offset inside the pixels, None where they contradict each other or are silent.
+
+    `before` where the baseline is older than the offset and nothing contradicts it: there was none to leave inside.
+    """
 
     offset: int | None
     words: str
+    before: bool = False
 
 
 def claim_of(item: Item, asset_keys: dict[str, str]) -> Claim:
@@ -62,22 +70,27 @@ def claim_of(item: Item, asset_keys: dict[str, str]) -> Claim:
     baseline = baseline_of(item)
     by_baseline = None if baseline is None else (BOA_OFFSET if baseline >= FIRST_BASELINE else 0)
     by_raster = _raster_offset(item, asset_keys)
+    before = by_baseline == 0 and not by_raster
     words = [f"baseline {baseline}" if baseline else "no baseline given"]
     if by_raster is not None:
         words.append(f"raster:bands offset {-by_raster / 10_000:g}")
     if flag is True:
-        return Claim(0, "boa_offset_applied true, " + ", ".join(words))
+        return Claim(0, "boa_offset_applied true, " + ", ".join(words), before)
     if flag is False:
         words.insert(0, "boa_offset_applied false")
     claims = {value for value in (by_baseline, by_raster) if value is not None}
-    return Claim(claims.pop() if len(claims) == 1 else None, ", ".join(words))
+    return Claim(claims.pop() if len(claims) == 1 else None, ", ".join(words), before)
 
 
 def decide(item: Item, asset_keys: dict[str, str], dark: NDArray[np.float64] | None, undecided: int | None) -> Decision:
     """The offset to take off an item: pixels that speak clearly overrule metadata, unclear ones leave it to them.
 
+    One thing they do not overrule: a baseline from before the offset existed. Haze lifts dark pixels as the offset
+    does, and products that were reprocessed with it say so by a newer baseline.
+
     `dark` (bands, 2) is the item's `DARK_PERCENTILES` in digital numbers, None where it has no clear pixel;
-    `undecided` is taken where neither metadata nor pixels tell. `InputError` where that is None.
+    `undecided` is taken where neither metadata nor pixels tell, or where they dispute over an old baseline.
+    `InputError` where neither tell and that is None.
     """
     claim = claim_of(item, asset_keys)
     seen, shown = read_pixels(dark)
@@ -90,10 +103,20 @@ def decide(item: Item, asset_keys: dict[str, str], dark: NDArray[np.float64] | N
         return Decision(undecided, f"given by --offset; metadata ({claim.words}) and pixels ({shown}) leave it open")
     if seen is None:
         return Decision(int(claim.offset or 0), f"metadata ({claim.words}); the pixels do not tell ({shown})")
+    if seen == BOA_OFFSET and claim.before:
+        if undecided is not None:
+            return Decision(undecided, f"given by --offset; metadata ({claim.words}) and pixels ({shown}) disagree")
+        return Decision(
+            0,
+            f"metadata ({claim.words}) stand, though the pixels ({shown}) look like an offset of {BOA_OFFSET}, as "
+            f"those of haze do; --offset {BOA_OFFSET} would take it off",
+            disputed=True,
+        )
     if seen == claim.offset:
         return Decision(seen, f"metadata ({claim.words}) and pixels ({shown}) agree")
     said = "leave it open" if claim.offset is None else f"say {claim.offset}"
-    return Decision(seen, f"pixels ({shown}) decide: the metadata ({claim.words}) {said}")
+    reason = f"pixels ({shown}) decide: the metadata ({claim.words}) {said}"
+    return Decision(seen, reason, disputed=claim.offset is not None)
 
 
 def read_pixels(dark: NDArray[np.float64] | None) -> tuple[int | None, str]:
