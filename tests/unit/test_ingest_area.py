@@ -9,11 +9,12 @@ from pathlib import Path
 
 import geopandas
 import pytest
-from catalogues import AREA, write_area, write_geojson
+from catalogues import AREA, serve, write_area, write_geojson
 from shapely.geometry import MultiPolygon, Point, box
 
-from casbah.errors import InputError
+from casbah.errors import InputError, WorldError
 from casbah.ingest.area import read_area
+from casbah.ingest.network import Patience
 
 ALGIERS = box(3.0, 36.70, 3.02, 36.72)
 
@@ -70,6 +71,35 @@ def test_a_file_that_is_no_vector_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.geojson").write_text(json.dumps({"a": 1}))
     with pytest.raises(InputError, match="can't be read as a vector file"):
         read_area(tmp_path / "b.geojson")
+
+
+def test_no_area_and_advice_that_is_not_casbahs_are_kept_from_the_person(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^no area is given; a GeoJSON or GeoPackage file is wanted"):
+        read_area("")
+    (tmp_path / "a.geojson").write_text("hello")
+    with pytest.raises(InputError) as caught:
+        read_area(tmp_path / "a.geojson")
+    assert str(caught.value).endswith(
+        "a.geojson can't be read as a vector file (not recognized as being in a supported file format); "
+        "a GeoJSON or GeoPackage of polygons is wanted"
+    )
+
+
+def test_an_area_on_a_web_server_is_asked_for_again_and_one_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
+    write_area(tmp_path / "a.geojson")
+    patience = Patience(connect=1.0, read=0.3, attempts=3, pause=0.01)
+    with serve(tmp_path) as site:
+        site.faults = {"/a.geojson": ["hang", 503]}
+        assert read_area(f"{site.url}/a.geojson", patience).grid == AREA
+        with pytest.raises(InputError, match=r"none\.geojson can't be fetched: its server answered 404; check"):
+            read_area(f"{site.url}/none.geojson", patience)
+        site.faults = {"/a.geojson": "hang"}
+        with pytest.raises(WorldError, match=r"a\.geojson could not be fetched in 3 attempts \(timed out\); try"):
+            read_area(f"{site.url}/a.geojson", patience)
+        assert site.asked["/a.geojson"] == 6
+        site.faults = {"/a.geojson": 403}
+        with pytest.raises(WorldError, match=r"refused it \(403\); check the user, password or signature"):
+            read_area(f"{site.url}/a.geojson", patience)
 
 
 def test_an_empty_collection_is_refused(tmp_path: Path) -> None:

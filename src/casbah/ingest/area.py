@@ -19,6 +19,7 @@ from shapely.errors import ShapelyError
 
 from casbah.errors import InputError, WorldError
 from casbah.grid import Grid, utm_crs
+from casbah.ingest.network import Patience, scrubbed, shown, status_of, why
 from casbah.progress import say
 from casbah.storage import Location, Store
 
@@ -57,19 +58,21 @@ def _burnt(geometry: shapely.Geometry, part: Grid, *, all_touched: bool) -> NDAr
     return burnt.astype(bool)
 
 
-def read_area(source: str | Path) -> Area:
+def read_area(source: str | Path, patience: Patience | None = None) -> Area:
     """Read an area of interest and give it its 10 m UTM grid.
 
     `source` is a GeoJSON or GeoPackage file (or any other that GDAL reads) in any CRS, an s3:// or http(s)://
     address of one, or the name of an area that comes with Casbah. All polygons of the first layer count. The grid is
     that of the UTM zone of the centre, covers the polygons' bounds, and is snapped to multiples of 10 m.
 
+    `patience` is that for an http(s):// address. The area's name is its address without password and query.
+
     Raises `InputError` where the file is missing, is no vector file, is empty, has no CRS, holds something other
     than polygons, where a polygon crosses itself, or where the area reaches over the antimeridian, beyond UTM's
-    latitudes, or is wider than one zone can serve.
+    latitudes, or is wider than one zone can serve; `WorldError` where an address does not answer.
     """
-    name = str(source)
-    frame = _frame(name)
+    name = shown(str(source))
+    frame = _frame(str(source), patience or Patience())
     polygons = _polygons(frame, name)
     bounds = shapely.total_bounds(polygons)
     _check_extent(bounds, name)
@@ -88,11 +91,13 @@ def built_in() -> tuple[str, ...]:
     return tuple(sorted(p.name.removesuffix(".geojson") for p in folder.iterdir() if p.name.endswith(".geojson")))
 
 
-def _frame(name: str) -> geopandas.GeoDataFrame:
+def _frame(source: str, patience: Patience) -> geopandas.GeoDataFrame:
+    name, known = shown(source), ", ".join(built_in()) or "none"
+    if not source.strip():
+        raise InputError(f"no area is given; a GeoJSON or GeoPackage file is wanted, or a built-in ({known})")
     with tempfile.TemporaryDirectory() as scratch:
-        path = _local(name, Path(scratch))
+        path = _local(source, Path(scratch), patience)
         if not path.exists():
-            known = ", ".join(built_in()) or "none"
             raise InputError(
                 f"the area {name} does not exist; give a GeoJSON or GeoPackage file, or a built-in ({known})"
             )
@@ -105,31 +110,52 @@ def _frame(name: str) -> geopandas.GeoDataFrame:
             ValueError,
             ShapelyError,
         ) as error:
-            reason = str(error).splitlines()[0]
+            # GDAL's own words go on with advice on drivers, and hold the path, which may be a passing one.
+            reason = str(error).splitlines()[0].split(";")[0].replace(f"'{path}' ", "")
             raise InputError(
-                f"the area {name} can't be read as a vector file ({reason}); "
+                f"the area {name} can't be read as a vector file ({reason.rstrip('.')}); "
                 "a GeoJSON or GeoPackage of polygons is wanted"
             ) from None
 
 
-def _local(name: str, scratch: Path) -> Path:
-    if name.startswith("s3://"):
-        location = Location.parse(name)
+def _local(source: str, scratch: Path, patience: Patience) -> Path:
+    if source.startswith("s3://"):
+        location = Location.parse(source)
         target = scratch / Path(location.key).name
         Store.from_environment().get(location, target)
         return target
-    if name.startswith(("http://", "https://")):
-        target = scratch / (Path(name.split("?")[0]).name or "area.geojson")
-        try:
-            answer = requests.get(name, timeout=(10, 60))
-            answer.raise_for_status()
-        except requests.RequestException as error:
-            raise WorldError(f"the area {name} could not be fetched: {error}") from None
-        target.write_bytes(answer.content)
+    if source.startswith(("http://", "https://")):
+        target = scratch / (Path(shown(source)).name or "area.geojson")
+        target.write_bytes(_fetched(source, patience))
         return target
-    if name in built_in() and not Path(name).exists():
-        return Path(str(files("casbah") / "areas" / f"{name}.geojson"))
-    return Path(name)
+    if source in built_in() and not Path(source).exists():
+        return Path(str(files("casbah") / "areas" / f"{source}.geojson"))
+    return Path(source)
+
+
+def _fetched(address: str, patience: Patience) -> bytes:
+    try:
+        with patience.session() as session:
+            answer = session.get(address, timeout=(patience.connect, patience.read))
+            answer.raise_for_status()
+            return answer.content
+    except ValueError as error:
+        raise InputError(f"the area {shown(address)} has no readable address: {scrubbed(str(error))}") from None
+    except requests.RequestException as error:
+        status = status_of(error)
+        if status in (401, 403):
+            raise WorldError(
+                f"the area {shown(address)} could not be fetched: its server refused it ({status}); check the user, "
+                "password or signature in the address"
+            ) from None
+        if status is not None and 400 <= status < 500:
+            raise InputError(
+                f"the area {shown(address)} can't be fetched: its server answered {status}; check the address"
+            ) from None
+        raise WorldError(
+            f"the area {shown(address)} could not be fetched in {patience.attempts} attempts ({why(error)}); try again "
+            "later"
+        ) from None
 
 
 def _polygons(frame: geopandas.GeoDataFrame, name: str) -> list[Any]:

@@ -1,15 +1,26 @@
-"""How long ingest waits for the world, and how often it asks again."""
+"""How long ingest waits for the world and how often it asks again, and how addresses and faults are put into words."""
 
+import logging
+import re
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
+import requests
+import urllib3.exceptions
+from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
 from casbah.storage import gdal_options
 
 Result = TypeVar("Result")
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^/\s?#'\"]*@)?([^\s?#'\"<>]*)([?#][^\s'\"<>)]*)?")
+_SECRETIVE = re.compile(r"sig|token|key|secret|pass|auth|cred|^x-(amz|goog)", re.IGNORECASE)
+"""Names of query parameters that open a door; without one of them an address is no secret."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,13 @@ class Patience:
             # A server may ask for an hour; a person is told instead that it did not answer.
             respect_retry_after_header=False,
         )
+
+    def session(self) -> requests.Session:
+        """A session for plain requests that asks again as often; its timeout is `(connect, read)`."""
+        session = requests.Session()
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, HTTPAdapter(max_retries=self.retry()))
+        return session
 
     def gdal(self) -> dict[str, Any]:
         """The same as GDAL understands it. GDAL asks only once: `insist` does the asking again."""
@@ -54,3 +72,82 @@ class Patience:
                 time.sleep(pause)
                 pause *= 2
         raise AssertionError("attempts is at least one")
+
+
+def shown(address: str) -> str:
+    """An address as it may be said and saved: without user, password, query and fragment; a path stays as it is."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return scrubbed(address)
+    if not parts.netloc:
+        return address
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def scrubbed(text: str) -> str:
+    """A text of somebody else's with every address in it as `shown`, on one line, cut between words at 300 letters."""
+    return textwrap.shorten(_ADDRESS.sub(r"\1\2", text), 300, placeholder=" …")
+
+
+def without_secrets(href: str) -> str:
+    """An address without user and password, and without its query where that is signed; any other stays unchanged."""
+    match = _ADDRESS.fullmatch(href)
+    if match is None:
+        return href
+    names = [pair.partition("=")[0] for pair in (match[3] or "").lstrip("?").split("&")]
+    query = "" if any(_SECRETIVE.search(name) for name in names) else match[3] or ""
+    return f"{match[1]}{match[2]}{query}"
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status that an exception of requests or pystac-client carries, None where there was no answer."""
+    answer = getattr(error, "response", None)
+    return getattr(error, "status_code", None) or getattr(answer, "status_code", None)
+
+
+def why(error: BaseException) -> str:
+    """In a few words why a request got no good answer; never the address, which the sentence around it names."""
+    causes = causes_of(error)
+    for cause in causes:
+        if (status := status_of(cause)) is not None:
+            return f"answered {status}"
+    for kind, words in _FAULTS:
+        if any(isinstance(cause, kind) for cause in causes):
+            return words
+    for cause in causes:
+        if isinstance(cause, urllib3.exceptions.ResponseError):
+            return str(cause)
+    return scrubbed(str(error)) or type(error).__name__
+
+
+_FAULTS: tuple[tuple[type[BaseException], str], ...] = (
+    (urllib3.exceptions.NameResolutionError, "no machine of that name is known"),
+    (requests.exceptions.SSLError, "its certificate is not one that this machine trusts"),
+    (ConnectionRefusedError, "connection refused"),
+    (urllib3.exceptions.NewConnectionError, "no connection"),
+    (urllib3.exceptions.TimeoutError, "timed out"),
+    (requests.exceptions.Timeout, "timed out"),
+    (urllib3.exceptions.ProtocolError, "the connection was cut"),
+)
+"""What lies under a failed request, in words; the more particular first."""
+
+
+def causes_of(error: BaseException) -> list[BaseException]:
+    """An exception and all that lies under it, as cause, context, reason or argument; the outermost first."""
+    causes = [error]
+    for cause in causes:
+        for inner in (cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args):
+            if isinstance(inner, BaseException) and all(inner is not one for one in causes):
+                causes.append(inner)
+    return causes
+
+
+def _scrub(record: logging.LogRecord) -> bool:
+    record.msg, record.args = scrubbed(record.getMessage()), ()
+    return True
+
+
+# What is logged reaches the person's screen. These hold whole addresses, urllib3's without what makes one recognisable.
+logging.getLogger("rasterio._env").addFilter(_scrub)
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
