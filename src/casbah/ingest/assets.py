@@ -4,6 +4,7 @@ Catalogues differ. Earth Search v1 names assets `red`, `nir08`, `scl`; its older
 `B04`, `B8A`, `SCL`; Copernicus Data Space `B04_10m`; and items carry `eo:bands` (STAC 1.0) or `bands` (STAC 1.1).
 """
 
+import math
 import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -109,7 +110,8 @@ def acquired(item: Item) -> datetime:
         moment = datetime.fromisoformat(str(said))
     except ValueError:
         raise InputError(
-            f"item {item['id']} has no readable datetime ({said!r}); take it out of the catalogue"
+            f"item {item['id']} has no readable datetime ({said!r}); take it out of the catalogue or leave it out with "
+            f"--exclude {item['id']}"
         ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
@@ -121,9 +123,18 @@ def solar_day(item: Item) -> date:
 
 
 def cloud_cover(item: Item) -> float | None:
-    """Percent of the whole item under cloud, None where it does not say."""
+    """Percent of the whole item under cloud, None where it does not say; `InputError` where it says no number."""
     said = item["properties"].get("eo:cloud_cover")
-    return None if said is None else float(said)
+    try:
+        cover = None if said is None else float(said)
+    except (TypeError, ValueError):
+        cover = math.nan
+    if cover is not None and not math.isfinite(cover):
+        raise InputError(
+            f"item {item['id']} has an eo:cloud_cover of {said!r}, which is no percentage; correct it or leave the "
+            f"item out with --exclude {item['id']}"
+        )
+    return cover
 
 
 def _band_of(key: str, asset: dict[str, Any]) -> str | None:
