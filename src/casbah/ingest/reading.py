@@ -7,12 +7,13 @@ decoding in memory, and ingest 3 times with the scene written; `bench/ingest.py`
 """
 
 import math
+import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import rasterio
@@ -26,7 +27,10 @@ from rasterio.windows import Window
 from casbah.bands import NODATA
 from casbah.errors import CasbahError, InputError, WorldError
 from casbah.grid import Grid
-from casbah.ingest.network import Patience
+from casbah.ingest.network import Patience, scrubbed, shown
+from casbah.storage import Location, Store
+
+Result = TypeVar("Result")
 
 OPEN_FILES = 400
 """Well below the usual limit of 1024 file descriptors."""
@@ -46,23 +50,31 @@ COARSEST = 60.0
 REMOTE = ("http://", "https://", "s3://", "/vsicurl/", "/vsis3/")
 
 
+REFUSED = (401, 403, 409)
+"""What a server answers that wants credentials; Azure's says 409 where nobody may read without a signature."""
+
+
 class UnreadableAsset(InputError):
     """A file of an item is missing or damaged: once it is fetched again, the same ingest can go on."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One band of one item: where it lies, whose it is, and how it may be resampled."""
+    """One band of one item: where it lies, whose it is, and how it may be resampled.
+
+    `stripped` where the address was saved without the password or signature that it had.
+    """
 
     item: str
     band: str
     href: str
     nearest: bool = False
+    stripped: bool = False
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file's header says: its CRS, pixel size, bounds in its own CRS, and its smallest internal tile's side."""
+    """What a file's header says: its CRS, pixel size, bounds in its own CRS, shape, and whether it has overviews."""
 
     crs: Any
     resolution: tuple[float, float]
@@ -96,9 +108,10 @@ class Files:
         self._open.clear()
 
     def header(self, layer: Layer) -> Header:
-        """What the file's header says."""
+        """What the file's header says; `InputError` where its numbers are not those of Sentinel-2's files."""
         if layer not in self._headers:
             with self._dataset(layer) as dataset:
+                _check_type(layer, dataset.dtypes[0])
                 t = dataset.transform
                 self._headers[layer] = Header(
                     crs=dataset.crs,
@@ -163,6 +176,20 @@ class Files:
             with self._dataset(layer) as dataset:
                 return act(dataset)
 
+        return self._patiently(layer, attempt)
+
+    def _patiently(self, layer: Layer, act: Callable[[], Result]) -> Result:
+        """What `act` returns, tried again where the file is remote; a fault of GDAL's becomes a sentence."""
+
+        def attempt() -> Result:
+            try:
+                return act()
+            except RasterioError as error:
+                if _remote(layer) and _status(error) in REFUSED:
+                    # No further attempt changes that.
+                    raise _fault(layer, error, self._patience) from None
+                raise
+
         try:
             return self._patience.insist(attempt, RasterioError) if _remote(layer) else attempt()
         except RasterioError as error:
@@ -188,13 +215,9 @@ class Files:
                 old.close()
 
     def _opened(self, layer: Layer) -> rasterio.DatasetReader:
-        try:
-            # /vsis3/ rather than s3://, for which rasterio would want boto3.
-            path = layer.href.replace("s3://", "/vsis3/", 1) if layer.href.startswith("s3://") else layer.href
-            attempts = self._patience if _remote(layer) else Patience(attempts=1)
-            return attempts.insist(lambda: rasterio.open(path, sharing=False), RasterioError)
-        except RasterioError as error:
-            raise _fault(layer, error, self._patience) from None
+        # /vsis3/ rather than s3://, for which rasterio would want boto3.
+        path = layer.href.replace("s3://", "/vsis3/", 1) if layer.href.startswith("s3://") else layer.href
+        return self._patiently(layer, lambda: rasterio.open(path, sharing=False))
 
 
 def _copy(dataset: rasterio.DatasetReader, grid: Grid) -> NDArray[Any]:
@@ -264,23 +287,81 @@ def _zero_for_nodata(dataset: rasterio.DatasetReader, values: NDArray[Any]) -> N
     return values
 
 
+def _check_type(layer: Layer, kind: str) -> None:
+    if kind not in ("uint8", "uint16"):
+        raise InputError(
+            f"{_whose(layer)} holds {kind} numbers; digital numbers of Sentinel-2 as unsigned integers of at most 16 "
+            "bits are wanted: multiply reflectance by 10000 and write it as uint16"
+        )
+
+
 def _remote(layer: Layer) -> bool:
     return layer.href.startswith(REMOTE)
 
 
 def _whose(layer: Layer) -> str:
-    return f"{layer.band} of item {layer.item} ({layer.href.split('?')[0]})"
+    return f"{layer.band} of item {layer.item} ({shown(layer.href)})"
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status in an error of GDAL's, None where it names none."""
+    match = re.search(r"response code:? (\d{3})", f"{error} {error.__cause__ or error.__context__ or ''}")
+    return int(match[1]) if match else None
+
+
+def _reason(error: Exception) -> str:
+    cause = str(error.__cause__ or error.__context__ or "")
+    return scrubbed(str(error) if cause in str(error) else f"{error}: {cause}")
 
 
 def _fault(layer: Layer, error: Exception, patience: Patience) -> CasbahError:
-    cause = error.__cause__ or error.__context__
-    reason = " ".join(f"{error} {cause or ''}".split())[:300]
-    if _remote(layer):
-        return WorldError(
-            f"{_whose(layer)} could not be read after {patience.attempts} attempts: {reason}; "
-            "run the same command again, finished parts are kept"
+    """The sentence for a file that can't be read, and whose fault that is."""
+    if not _remote(layer):
+        return UnreadableAsset(
+            f"{_whose(layer)} could not be read: {_reason(error)}; the file is missing, cut short or damaged: fetch it "
+            "again and run the same command, finished parts are kept, or leave the item out with "
+            f"--exclude {layer.item}"
         )
-    return UnreadableAsset(
-        f"{_whose(layer)} could not be read: {reason}; the file is missing, cut short or damaged: fetch it again and "
-        "run the same command, finished parts are kept"
+    if layer.href.startswith("s3://") and Store.configured():
+        return _fault_in_store(layer, error, patience)
+    if _status(error) in REFUSED:
+        return WorldError(f"{_whose(layer)} could not be read: its server refused it ({_status(error)}); {_key(layer)}")
+    return WorldError(
+        f"{_whose(layer)} could not be read after {patience.attempts} attempts: {_reason(error)}; run the same command "
+        "again, finished parts are kept; where the file is gone for good, leave the item out with "
+        f"--exclude {layer.item}"
+    )
+
+
+def _key(layer: Layer) -> str:
+    """What would open the door of a server that refused a file."""
+    if ".blob.core.windows.net/" in layer.href:
+        return (
+            "Planetary Computer wants addresses that are signed, which ingest does not do: use another --stac, for "
+            "example Earth Search, which is the default"
+        )
+    if layer.stripped:
+        return (
+            "its address was saved without the password or signature that it had: search again with --stac, --start "
+            "and --end in place of --items"
+        )
+    if layer.href.startswith("s3://"):
+        return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    return "check the user, password or signature in the catalogue's addresses"
+
+
+def _fault_in_store(layer: Layer, error: Exception, patience: Patience) -> CasbahError:
+    """GDAL says the same of a store that is down and of an object that is not there, so the store is asked."""
+    try:
+        there = Store.from_environment().exists(Location.parse(layer.href))
+    except CasbahError as known:
+        return type(known)(f"{layer.band} of item {layer.item} could not be read: {known}")
+    if not there:
+        return UnreadableAsset(
+            f"{_whose(layer)} does not exist in the object store; copy it there and run the same command, finished "
+            f"parts are kept, or leave the item out with --exclude {layer.item}"
+        )
+    return WorldError(
+        f"{_whose(layer)} could not be read after {patience.attempts} attempts: {_reason(error)}; run the same command "
+        f"again, finished parts are kept; where the file is damaged, leave the item out with --exclude {layer.item}"
     )
