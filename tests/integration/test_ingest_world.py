@@ -256,6 +256,33 @@ def test_a_killed_ingest_leaves_nothing_that_opens_and_its_rerun_goes_on_to_the_
     assert sorted(left_behind(tmp_path)) == ["scene", "whole"]
 
 
+WRITES_SLOWLY = SLOWLY.replace("    time.sleep(0.3)\n", "").replace(
+    "stage.block_edge",
+    """
+write_cogs = stage.write_cogs
+def slowly_written(*given):
+    write_cogs(*given)
+    time.sleep(60)
+stage.write_cogs = slowly_written
+stage.block_edge""",
+)
+"""The real command, which stops for a minute when the first COGs of a scene lie there."""
+
+
+def test_an_ingest_killed_while_it_writes_the_scene_leaves_nothing_that_its_rerun_does_not_clear(
+    folder: Path, tmp_path: Path
+) -> None:
+    words = command(folder, tmp_path / "scene")
+    stuck = [*words[:2], WRITES_SLOWLY, *words[3:]]
+    with subprocess.Popen(stuck, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as victim:
+        wait_until(lambda: list(tmp_path.rglob("valid_0.tif")))
+        os.kill(victim.pid, signal.SIGKILL)
+    assert not (tmp_path / "scene").exists()
+    rerun = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert rerun.returncode == 0, rerun.stderr
+    assert left_behind(tmp_path) == ["scene"]
+
+
 def test_the_command_ends_with_2_for_bad_input_and_3_for_the_world(folder: Path, tmp_path: Path, site: Site) -> None:
     site.faults = {"B04.tif": 404}
     words = command(folder, tmp_path / "scene")

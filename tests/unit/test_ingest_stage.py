@@ -395,6 +395,23 @@ def test_a_catalogue_that_is_none_is_refused(tmp_path: Path, make: Make) -> None
     refused(tmp_path, make, r"lacks .*A_L2A\.json")
 
 
+def test_a_defect_leaves_nothing_either(tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("a defect")
+
+    listed(tmp_path, make_item(tmp_path, "A_L2A", "2023-06-05"))
+    monkeypatch.setattr("casbah.ingest.stage.choose", broken)
+    refused(tmp_path, make, "a defect", RuntimeError)
+
+
+def test_a_refused_input_leaves_no_directory_that_was_made_for_the_output(tmp_path: Path, make: Make) -> None:
+    listed(tmp_path, make_item(tmp_path, "A_L2A", "2023-06-05", cloud=90.0))
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match="raise --max-cloud"):
+        make(output=tmp_path / "mine" / "new" / "deep" / "scene")
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

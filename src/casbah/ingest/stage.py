@@ -155,14 +155,15 @@ def ingest(
             maker.prepare(output)
             maker.composite_all()
             files.close()
-            with Scene.write(output, parameters=_parameters(selection, area, names) | origin) as draft:
+            with Scene.write(workplace.draft, parameters=_parameters(selection, area, names) | origin) as draft:
                 maker.write(draft.directory)
+            workplace.hand_over(Scene.schema)
             workplace.clear()
-        except (WorldError, UnreadableAsset, KeyboardInterrupt):
-            workplace.clear_unless_useful()
+        except InputError as error:
+            workplace.clear_unless_useful() if isinstance(error, UnreadableAsset) else workplace.clear()
             raise
-        except InputError:
-            workplace.clear()
+        except BaseException:
+            workplace.clear_unless_useful()
             raise
     return Scene.open(output, verify=False)
 

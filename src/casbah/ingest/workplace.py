@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -24,6 +24,7 @@ from rasterio.windows import Window
 from casbah.bands import NODATA
 from casbah.errors import CasbahError, InputError, WorldError
 from casbah.grid import Grid
+from casbah.products.manifest import check_target, replace_directory
 
 DEFLATE_LEVEL = 3
 """Of 12 bands of 2048 x 2048 pixels, level 3 took 40 % of the time of GDAL's default 6 and gave 0.4 % larger files."""
@@ -44,6 +45,7 @@ class Workplace:
     def __init__(self, output: Path, parameters: dict[str, Any]) -> None:
         text = json.dumps(parameters, sort_keys=True, default=str)
         self.output = output
+        self._missing = [folder for folder in output.parents if not folder.exists()]
         self.path = output.parent / f".{output.name}.ingest-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     @contextmanager
@@ -59,7 +61,21 @@ class Workplace:
                 raise InputError(
                     f"another ingest with these arguments is running (it holds {self.path}); let it finish"
                 ) from None
+            # What a run that was killed while it wrote the scene left of it.
+            for draft in (self.draft, *self.path.glob(f".{self.draft.name}.partial-*")):
+                shutil.rmtree(draft, ignore_errors=True)
             yield
+
+    @property
+    def draft(self) -> Path:
+        """Where the scene is written, before it is handed over."""
+        return self.path / "scene"
+
+    def hand_over(self, schema: str) -> None:
+        """Let the finished product at `draft` take the output's place."""
+        with writing(self.output):
+            check_target(self.output, schema)
+            replace_directory(self.draft, self.output)
 
     def others(self) -> list[tuple[Path, int]]:
         """What killed runs of the same output with other arguments left: directories and their sizes in bytes."""
@@ -67,7 +83,11 @@ class Workplace:
         return sorted((path, _size_of(path)) for path in beside if path != self.path and not _is_held(path))
 
     def clear(self) -> None:
+        """Remove the directory, and those above it that were made for an output that is not there."""
         shutil.rmtree(self.path, ignore_errors=True)
+        for folder in self._missing:
+            with suppress(OSError):
+                folder.rmdir()
 
     def clear_unless_useful(self) -> None:
         """Leave nothing behind of a run that finished no block."""
@@ -126,7 +146,7 @@ def _is_held(path: Path) -> bool:
 
 
 def _size_of(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.iterdir())
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def write_cogs(
