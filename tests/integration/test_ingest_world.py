@@ -112,9 +112,33 @@ def test_a_static_catalogue_that_fails_is_told_from_one_that_is_not_there(
 
 
 def test_a_server_that_is_not_there_is_a_fault_of_the_world(folder: Path, site: Site, tmp_path: Path) -> None:
-    site.url = "http://127.0.0.1:9"
-    with pytest.raises(WorldError, match=r"did not answer after 3 attempts .*[Cc]onnection"):
+    for site.url, reason in (
+        ("http://127.0.0.1:9", "connection refused"),
+        ("http://nowhere.invalid", "no machine of that name is known"),
+    ):
+        with pytest.raises(WorldError) as caught:
+            run(site, folder, tmp_path / "scene")
+        assert str(caught.value) == (
+            f"the STAC catalogue {site.url}/catalog.json did not answer after 3 attempts ({reason}); try again later"
+        )
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_refuses_a_file_is_not_asked_again(site: Site, folder: Path, tmp_path: Path, status: int) -> None:
+    site.faults = {"A_L2A/B8A.tif": status}
+    words = rf"B8A of item A_L2A .* its server refused it \({status}\); check the user, password or signature"
+    with pytest.raises(WorldError, match=words):
         run(site, folder, tmp_path / "scene")
+    assert site.asked["A_L2A/B8A.tif"] == 1
+
+
+def test_a_file_that_is_gone_for_good_can_be_left_out_and_its_reason_is_said_once(
+    site: Site, folder: Path, tmp_path: Path
+) -> None:
+    site.faults = {"A_L2A/B8A.tif": 404}
+    with pytest.raises(WorldError, match="leave the item out with --exclude A_L2A") as caught:
+        run(site, folder, tmp_path / "scene")
+    assert str(caught.value).count("404") == 1
 
 
 # A STAC API
@@ -170,6 +194,15 @@ def test_an_api_that_fails_ends_after_bounded_attempts(
     assert left_behind(tmp_path) == []
 
 
+def test_an_api_without_an_item_says_how_far_it_was_asked_and_of_the_sea(
+    site: Site, folder: Path, tmp_path: Path
+) -> None:
+    landing(site)
+    site.answers["/api/search"]["features"] = []
+    with pytest.raises(InputError, match=r"from 2023-06-01 to 2023-06-30, nor within 180 days of it; .*the open sea"):
+        run(site, folder, tmp_path / "scene", "/api")
+
+
 def test_an_api_of_unknown_collections_lists_them(site: Site, folder: Path, tmp_path: Path) -> None:
     landing(site, ("landsat", "modis"))
     with pytest.raises(
@@ -207,9 +240,32 @@ def test_the_town_is_ingested_from_the_object_store(
         far = ingest(aoi=f"{place}/aoi.geojson", stac=f"{place}/catalog.json", output=tmp_path / "far", **usual)
         with pytest.raises(InputError, match=r"s3://casbah/elsewhere/catalog\.json does not exist in the object store"):
             ingest(aoi=town.aoi, stac="s3://casbah/elsewhere/catalog.json", output=tmp_path / "none", **usual)
+        _assets_of_a_store_that_fails(town, far, tmp_path, monkeypatch)
     finally:
         stack.down(tmp_path / "stack")
     assert (far.reflectance() == near.reflectance()).all()
+    # GDAL keeps what it read of an address: the store that is down is asked for another one's.
+    with pytest.raises(WorldError, match=r"B0\d of item .*: the object store at .* failed 4 times on .*: is it up\?"):
+        replayed(town, far, tmp_path, "away")
+
+
+def _assets_of_a_store_that_fails(town: "Town", scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"does not exist in the object store; copy it .* --exclude SIM"):
+        replayed(town, scene, tmp_path, "gone")
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        with pytest.raises(
+            WorldError, match=r"B0\d of item .*: the object store at .* refused the credentials for s3://"
+        ):
+            replayed(town, scene, tmp_path, "sample2")
+
+
+def replayed(town: "Town", scene: Scene, tmp_path: Path, prefix: str) -> Scene:
+    """The scene made again from files of another prefix, for which GDAL has nothing in its cache."""
+    moved = (scene.path / "items.json").read_text().replace("s3://casbah/sample/", f"s3://casbah/{prefix}/")
+    (tmp_path / "moved.json").write_text(moved)
+    output = tmp_path / prefix
+    return ingest(aoi=town.aoi, items=tmp_path / "moved.json", output=output, bands=FOUR, workers=2, patience=SHORT)
 
 
 # kill -9

@@ -1,8 +1,10 @@
 """The whole stage on static catalogues of made-up items: what a scene holds, and what is refused with which words."""
 
+import contextlib
 import json
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -11,14 +13,14 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
-from catalogues import AREA, TILE, make_catalogue, make_item, ramp, write_area, write_geojson
+import shapely
+from catalogues import AREA, TILE, Site, make_catalogue, make_item, ramp, serve, write_area, write_geojson
 from rasterio._err import CPLE_AppDefinedError
 from rasterio.errors import RasterioError
 
-from casbah.errors import InputError, WorldError
+from casbah.errors import CasbahError, InputError, WorldError
 from casbah.grid import Grid
-from casbah.ingest import ingest
-from casbah.ingest.catalogue import find
+from casbah.ingest import Patience, ingest
 from casbah.ingest.composite import composite
 from casbah.ingest.reading import Files
 from casbah.ingest.stage import Maker
@@ -32,6 +34,8 @@ NEW = {"s2:processing_baseline": "05.09"}
 
 REPLAY = {"start": None, "end": None, "stac": None}
 """What is left out beside an item list."""
+
+QUICK = Patience(connect=1.0, read=0.4, attempts=3, pause=0.01)
 
 Make = Callable[..., Scene]
 
@@ -94,18 +98,135 @@ def test_a_scene_is_a_stac_item_of_cogs_with_all_that_later_stages_ask(tmp_path:
     assert left_behind(tmp_path) == ["scene"]
 
 
-def test_a_scene_says_where_it_was_searched_for_and_keeps_passwords_to_itself(
-    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scene_says_where_it_was_searched_for(tmp_path: Path, make: Make) -> None:
     listed(tmp_path, make_item(tmp_path, "A_L2A", "2023-06-05"))
     made = make(max_cloud=35, collection="tiny", offset=0).manifest.parameters
-    catalogue = str(tmp_path / "catalog.json")
-    wanted = {"stac": catalogue, "collection": "tiny", "max_cloud": 35, "offset": 0}
+    wanted = {"stac": str(tmp_path / "catalog.json"), "collection": "tiny", "max_cloud": 35, "offset": 0}
     assert {name: made[name] for name in wanted} == wanted
-    monkeypatch.setattr("casbah.ingest.stage.find", lambda _, *rest, **more: find(catalogue, *rest, **more))
-    secret = make(stac="https://me:secret@stac.example.org/v1?token=secret", output=tmp_path / "other")
-    assert secret.manifest.parameters["stac"] == "https://stac.example.org/v1"
-    assert secret.digest == make(output=tmp_path / "third").digest
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Callable[[str], Any]:
+    """A web server of a catalogue whose assets all have `query` in their addresses; each one on a port of its own."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    make_catalogue(folder, [make_item(folder, "A_L2A", "2023-06-05"), make_item(folder, "B_L2A", "2023-06-15")])
+    write_area(folder / "aoi.geojson")
+
+    @contextlib.contextmanager
+    def served(query: str) -> Iterator[Site]:
+        with serve(folder) as site:
+            for name in ("A_L2A", "B_L2A"):
+                path = folder / name / f"{name}.json"
+                item = json.loads(path.read_text())
+                for asset in item["assets"].values():
+                    file = Path(asset["href"].split("?")[0]).name
+                    asset["href"] = f"{site.url}/{name}/{file}{query}"
+                path.write_text(json.dumps(item))
+            yield site
+
+    return served
+
+
+SECRET = "s3cr3t"
+
+
+def with_secrets(site: Site) -> dict[str, Any]:
+    door = site.url.replace("//", f"//me:{SECRET}@")
+    return {
+        "aoi": f"{door}/aoi.geojson?sig={SECRET}",
+        "stac": f"{door}/catalog.json?token={SECRET}",
+        "patience": QUICK,
+    }
+
+
+def test_passwords_and_signatures_reach_no_file_of_a_scene_and_no_log(
+    tmp_path: Path, make: Make, far: Any, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with far(f"?sig={SECRET}") as site:
+        site.faults = {"A_L2A/B04.tif": [503, 503]}
+        scene = make(**with_secrets(site))
+    assert (scene.valid() == 2).all()
+    assert scene.manifest.parameters["stac"] == f"{site.url}/catalog.json"
+    assert scene.manifest.parameters["area"] == f"{site.url}/aoi.geojson"
+    for file in scene.path.iterdir():
+        assert SECRET.encode() not in file.read_bytes(), file
+    assert SECRET not in capfd.readouterr().err + caplog.text
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        ("A_L2A/B04.tif", 404),
+        ("A_L2A/B04.tif", 403),
+        ("catalog.json", 404),
+        ("catalog.json", "hang"),
+        ("B_L2A.json", 500),
+        ("aoi.geojson", 404),
+        ("aoi.geojson", 500),
+    ],
+)
+def test_passwords_and_signatures_reach_no_message(
+    tmp_path: Path,
+    make: Make,
+    far: Any,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    fault: Any,
+) -> None:
+    with far(f"?sig={SECRET}") as site:
+        site.faults = {path: fault}
+        with pytest.raises(CasbahError, match=path) as caught:
+            make(**with_secrets(site))
+    told = f"{caught.value} {capfd.readouterr().err} {caplog.text}"
+    assert SECRET not in told
+    assert "me:" not in told
+    assert left_behind(tmp_path) == []
+
+
+def test_an_address_without_a_secret_is_saved_as_it_is(tmp_path: Path, make: Make, far: Any) -> None:
+    with far("?versionId=7") as site:
+        scene = make(stac=f"{site.url}/catalog.json", patience=QUICK)
+        saved = json.loads((scene.path / "items.json").read_text())["features"][0]["assets"]
+        assert saved["B04"]["href"] == f"{site.url}/A_L2A/B04.tif?versionId=7"
+        assert make(items=scene.path, output=tmp_path / "again", patience=QUICK, **REPLAY).digest == scene.digest
+
+
+def test_a_replay_that_lacks_a_signature_says_so(tmp_path: Path, make: Make, far: Any) -> None:
+    with far("?X-Amz-Signature=s3cr3t") as site:
+        scene = make(stac=f"{site.url}/catalog.json", patience=QUICK)
+    with far("") as site:
+        site.faults = {"B04.tif": 403}
+        moved = re.sub(r"http://127\.0\.0\.1:\d+", site.url, (scene.path / "items.json").read_text())
+        (tmp_path / "items.json").write_text(moved)
+        with pytest.raises(WorldError, match=r"saved without the password or signature .*: search again with --stac"):
+            make(items=tmp_path / "items.json", output=tmp_path / "again", patience=QUICK, **REPLAY)
+        assert site.asked["B04.tif"] == 1
+
+
+def test_a_rerun_asks_the_catalogue_again_for_signatures_that_no_file_holds(
+    tmp_path: Path, make: Make, far: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses = []
+
+    def gone(step: Any, *_: Any) -> Any:
+        raise WorldError("gone")
+
+    def noted(step: Any, *rest: Any) -> Any:
+        addresses.extend(layer.href for source in step.sources for layer in source.layers.values())
+        return composite(step, *rest)
+
+    monkeypatch.setattr("casbah.ingest.workplace.Workplace.clear_unless_useful", lambda _: None)
+    with far("?sig=s3cr3t") as site:
+        for made in (gone, noted):
+            monkeypatch.setattr("casbah.ingest.stage.composite", made)
+            with contextlib.suppress(WorldError):
+                make(stac=f"{site.url}/catalog.json", patience=QUICK)
+            for file in tmp_path.glob(".scene.ingest-*/items.json"):
+                assert "s3cr3t" not in file.read_text()
+    assert addresses
+    assert all(address.endswith("?sig=s3cr3t") for address in addresses)
 
 
 def test_attribution_and_simulation_are_those_of_the_collection(tmp_path: Path, make: Make) -> None:
@@ -214,7 +335,10 @@ def test_a_size_and_a_time_are_told_before_the_work(
 def test_the_time_told_is_what_the_first_read_took_scaled_to_all_that_is_read(
     tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """B12 alone took 5 s; B8A has as many pixels, B02 and B04 four times as many: (1 + 1 + 4 + 4) x 5 s."""
+    """B12 alone took 5 s; B8A has as many pixels, B02 and B04 four times as many: (1 + 1 + 4 + 4) x 5 s.
+
+    Several read at once, files of this machine by no more than it has cores.
+    """
     clock = [0.0]
     read = Files.read
 
@@ -225,8 +349,11 @@ def test_the_time_told_is_what_the_first_read_took_scaled_to_all_that_is_read(
     listed(tmp_path, make_item(tmp_path, "A_L2A", "2023-06-05"))
     monkeypatch.setattr(Files, "read", slowly)
     monkeypatch.setattr("casbah.ingest.stage.time", SimpleNamespace(monotonic=lambda: clock[0]))
-    make()
-    assert "; about 50 s at the pace of a first read" in " ".join(capfd.readouterr().err.split())
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    for workers, seconds in ((1, 50), (2, 25), (3, 25)):
+        make(workers=workers)
+        told = " ".join(capfd.readouterr().err.split())
+        assert f"; about {seconds} s at the pace of a first read" in told
 
 
 def test_of_two_processings_of_one_acquisition_the_newer_is_used(tmp_path: Path, make: Make) -> None:
@@ -261,6 +388,40 @@ def test_no_item_at_all_and_no_item_in_these_dates_say_what_to_widen(tmp_path: P
     refused(tmp_path, make, "has no item over .* at all", aoi=far)
 
 
+def test_an_area_at_sea_is_refused_and_one_partly_at_sea_is_not(tmp_path: Path, make: Make) -> None:
+    listed(
+        tmp_path, make_item(tmp_path, "A_L2A", "2023-06-05", scl=6), make_item(tmp_path, "B_L2A", "2023-06-15", scl=6)
+    )
+    refused(
+        tmp_path, make, r"the area .* lies at sea or on a lake: at least 99\.5 % .* 2023-06-05, 2023-06-15 is water"
+    )
+    coast = np.full((60, 60), 6, "uint8")
+    coast[:, 40:] = 4
+    (tmp_path / "coast").mkdir()
+    listed(tmp_path / "coast", make_item(tmp_path / "coast", "C_L2A", "2023-06-05", scl=coast))
+    assert (make(stac=str(tmp_path / "coast" / "catalog.json")).valid() == 1).all()
+
+
+@pytest.mark.parametrize(("infrared", "inside", "sea"), [(300.0, 0, True), (300.0, 1000, True), (2500.0, 0, False)])
+def test_without_a_scene_classification_the_sea_is_told_by_green_and_infrared(
+    tmp_path: Path, make: Make, infrared: float, inside: int, sea: bool
+) -> None:
+    six = ("B02", "B03", "B04", "B08", "B8A", "B12")
+    for name, ground in (("A_L1C", 900.0), ("dark", infrared)):
+        properties = NEW if inside else {}
+        item = make_item(
+            tmp_path, name, "2023-06-05", ground=ground, scl=None, level="L1C", bands=six, inside=inside,
+            properties=properties,
+        )  # fmt: skip
+        if name == "A_L1C":
+            listed(tmp_path, item)
+    shutil.copy(tmp_path / "dark" / "B08.tif", tmp_path / "A_L1C" / "B08.tif")
+    if sea:
+        refused(tmp_path, make, "lies at sea or on a lake")
+    else:
+        assert (make().valid() == 1).all()
+
+
 def test_too_cloudy_says_how_cloudy_and_what_to_raise(tmp_path: Path, make: Make) -> None:
     listed(tmp_path, make_item(tmp_path, "A_L2A", "2023-06-05", cloud=55.0))
     refused(
@@ -273,6 +434,11 @@ def test_an_area_under_nothing_but_cloud_is_refused(tmp_path: Path, make: Make) 
         tmp_path, make_item(tmp_path, "A_L2A", "2023-06-05", scl=9), make_item(tmp_path, "B_L2A", "2023-06-15", scl=3)
     )
     refused(tmp_path, make, r"all cloud or empty there \(2023-06-05 .*2023-06-15 .*; widen the dates")
+
+
+def test_of_several_periods_the_one_under_cloud_is_named(tmp_path: Path, make: Make) -> None:
+    listed(tmp_path, make_item(tmp_path, "A_L2A", "2023-06-05"), make_item(tmp_path, "B_L2A", "2023-06-25", scl=9))
+    refused(tmp_path, make, r"from 2023-06-16 to 2023-06-30 .* is all cloud .* or ask for fewer --periods", periods=2)
 
 
 def test_a_replay_onto_nothing_but_nodata_is_refused(tmp_path: Path, make: Make) -> None:
@@ -308,7 +474,9 @@ def test_what_is_said_of_simulated_imagery_says_that_it_is(
     scl[15:30, 15:30] = 9
     listed(tmp_path, make_item(tmp_path, "A_L2A", "2023-06-05", scl=scl), **{"casbah:simulated": True})
     make()
-    assert re.search(r"SIMULATED imagery: \d+ % of the area has no clear", capfd.readouterr().err)
+    told = capfd.readouterr().err
+    assert re.search(r"SIMULATED imagery: \d+ % of the area has no clear", told)
+    assert "SIMULATED imagery: 1 items in 1 period(s)" in told
 
 
 def test_levels_are_never_mixed_and_the_flag_that_picks_one_is_named(tmp_path: Path, make: Make) -> None:
@@ -368,6 +536,51 @@ def test_blocks_finished_before_a_damaged_asset_are_kept_until_it_is_fetched_aga
     assert "4 of 9 blocks are there from an earlier run" in capfd.readouterr().err
 
 
+def test_an_item_that_is_damaged_for_good_can_be_left_out(
+    tmp_path: Path, make: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
+    listed(tmp_path, make_item(tmp_path, "A_L2A", "2023-06-05"), make_item(tmp_path, "B_L2A", "2023-06-15"))
+    whole = make(output=tmp_path / "whole")
+    (tmp_path / "A_L2A" / "B04.tif").write_bytes(b"no")
+    refused(tmp_path, make, "or leave the item out with --exclude A_L2A")
+    scene = make(exclude=["A_L2A", "Z"])
+    assert [source["id"] for source in scene.info.sources] == ["B_L2A"]
+    assert scene.manifest.parameters["exclude"] == ["A_L2A", "Z"]
+    assert "Z of --exclude is not among the items found" in " ".join(capfd.readouterr().err.split())
+    again = make(items=whole.path, exclude=["A_L2A"], output=tmp_path / "again", **REPLAY)
+    assert (again.reflectance() == scene.reflectance()).all()
+    with pytest.raises(InputError, match="--exclude leaves no item from 2023-06-01 to 2023-06-30"):
+        make(items=scene.path, exclude=["B_L2A"], output=tmp_path / "none", **REPLAY)
+
+
+def test_numbers_that_are_no_digital_numbers_are_refused_and_not_cast(tmp_path: Path, make: Make) -> None:
+    listed(tmp_path, make_item(tmp_path, "A_L2A", "2023-06-05"))
+    path = tmp_path / "A_L2A" / "B04.tif"
+    with rasterio.open(path) as dataset:
+        profile, values = dataset.profile | {"driver": "GTiff", "dtype": "float32"}, dataset.read() / 1e4
+    with rasterio.open(path, "w", **profile) as dataset:
+        dataset.write(values.astype("float32"))
+    refused(tmp_path, make, r"B04 of item A_L2A \(.*\) holds float32 numbers; .* multiply reflectance by 10000")
+
+
+def test_what_an_item_says_that_can_not_be_read_is_named_with_the_item(
+    tmp_path: Path, make: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
+    good = make_item(tmp_path, "A_L2A", "2023-06-05")
+    listed(tmp_path, good, make_item(tmp_path, "B_L2A", "2023-06-15", properties={"eo:cloud_cover": "n/a"}))
+    refused(tmp_path, make, "item B_L2A has an eo:cloud_cover of 'n/a', which is no percentage; .* --exclude B_L2A")
+    path = tmp_path / "B_L2A" / "B_L2A.json"
+    item = json.loads(path.read_text())
+    broken = {"type": "Polygon", "coordinates": [[[0, 0], [1]]]}
+    path.write_text(json.dumps(item | {"geometry": broken}))
+    refused(tmp_path, make, "item B_L2A has a geometry that can't be read .* --exclude B_L2A")
+    assert [source["id"] for source in make(exclude=["B_L2A"]).info.sources] == ["A_L2A"]
+    path.write_text(json.dumps(item | {"geometry": None}))
+    assert [source["id"] for source in make(output=tmp_path / "other").info.sources] == ["A_L2A"]
+    told = " ".join(capfd.readouterr().err.split())
+    assert "1 of 2 items have no geometry or no assets: left out (B_L2A)" in told
+
+
 def test_a_missing_file_is_named_with_its_item(tmp_path: Path, make: Make) -> None:
     listed(tmp_path, make_item(tmp_path, "A_L2A", "2023-06-05"))
     (tmp_path / "A_L2A" / "SCL.tif").unlink()
@@ -395,6 +608,42 @@ def test_a_catalogue_that_is_none_is_refused(tmp_path: Path, make: Make) -> None
     refused(tmp_path, make, r"lacks .*A_L2A\.json")
 
 
+@pytest.mark.parametrize(
+    ("stac", "words"),
+    [
+        ("ftp://x/y", "at an address of the kind ftp://, which ingest does not read"),
+        (" ", "no catalogue is given"),
+        ("empty", "empty is a directory without a catalog.json; give the path"),
+        ("aoi.geojson", r"is a FeatureCollection without a STAC item; .* \(an area goes to --aoi\)"),
+    ],
+)
+def test_what_can_not_be_a_catalogue_is_bad_input(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch, stac: str, words: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    refused(tmp_path, make, words, stac=stac)
+
+
+def test_a_directory_with_a_catalogue_in_it_is_one(tmp_path: Path, make: Make) -> None:
+    listed(tmp_path, make_item(tmp_path, "A_L2A", "2023-06-05"))
+    assert (make(stac=str(tmp_path)).valid() == 1).all()
+
+
+def test_items_in_one_file_lie_where_they_say_or_beside_the_file(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = json.loads((tmp_path / make_item(tmp_path, "A_L2A", "2023-06-05")).read_text())
+    monkeypatch.chdir(tmp_path)
+    selves = {"links": [{"rel": "self", "href": str(tmp_path / "A_L2A" / "A_L2A.json")}]}
+    Path("far.json").write_text(json.dumps({"type": "FeatureCollection", "features": [item | selves]}))
+    assert (make(stac="far.json").valid() == 1).all()
+    beside = Path("A_L2A") / "beside.json"
+    beside.write_text(json.dumps({"type": "FeatureCollection", "features": [item]}))
+    monkeypatch.chdir(beside.parent)
+    assert (make(stac="beside.json", output=tmp_path / "other").valid() == 1).all()
+
+
 def test_a_defect_leaves_nothing_either(tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Any:
         raise RuntimeError("a defect")
@@ -410,6 +659,14 @@ def test_a_refused_input_leaves_no_directory_that_was_made_for_the_output(tmp_pa
     with pytest.raises(InputError, match="raise --max-cloud"):
         make(output=tmp_path / "mine" / "new" / "deep" / "scene")
     assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_pixels_that_overrule_metadata_are_told(tmp_path: Path, make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    applied = NEW | {"earthsearch:boa_offset_applied": True}
+    listed(tmp_path, make_item(tmp_path, "A_L2A", "2023-06-05", inside=1000, properties=applied))
+    make()
+    told = " ".join(capfd.readouterr().err.split())
+    assert re.search(r"item A_L2A: an offset of 1000 is taken off: pixels \(.*\) decide: the metadata .* say 0", told)
 
 
 @pytest.mark.parametrize(
@@ -475,8 +732,8 @@ def test_too_little_disk_is_told_before_anything_is_read(
     refused(tmp_path, make, "has 1 B free and ingest needs up to .*; free some or choose another --output", WorldError)
 
 
-def test_a_rerun_needs_room_only_for_what_is_not_there_yet(
-    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+def test_a_rerun_needs_room_and_time_only_for_what_is_not_there_yet(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     listed(tmp_path, make_item(tmp_path, "A_L2A", "2023-06-05"))
     made = []
@@ -498,7 +755,11 @@ def test_a_rerun_needs_room_only_for_what_is_not_there_yet(
     with pytest.raises(WorldError, match="free and ingest needs up to"):
         make()
     usage.free += 1
+    capfd.readouterr()
     assert (make().valid() == 1).all()
+    assert f"about {last_block * 2 * 2.5 / 10 / 1000:.0f} kB of pixels to read" in " ".join(
+        capfd.readouterr().err.split()
+    )
 
 
 def test_what_an_unfinished_run_with_other_arguments_left_is_told_and_not_deleted(
@@ -579,3 +840,19 @@ def test_the_sample_town_is_ingested_with_one_and_with_two_periods(town: "Town",
         assert {source["offset"] for source in scene.info.sources} == {0, 1000}
         assert (scene.valid() > 0).mean() > 0.97
         assert scene.reflectance().max() < 12_000
+
+
+def test_the_bay_of_the_sample_town_is_refused_as_sea(town: "Town", tmp_path: Path) -> None:
+    import geopandas
+
+    land, area = (geopandas.read_file(path).to_crs("EPSG:32631").union_all() for path in (town.labelled_area, town.aoi))
+    bay = shapely.buffer(shapely.difference(area, shapely.buffer(land, 100)), -20)
+    with pytest.raises(InputError, match="lies at sea or on a lake"):
+        ingest(
+            aoi=write_geojson(tmp_path / "bay.geojson", shapely.geometry.mapping(bay), crs="EPSG:32631"),
+            start="2021-06-01",
+            end="2021-09-30",
+            stac=str(town.catalog),
+            output=tmp_path / "scene",
+        )
+    assert left_behind(tmp_path) == []

@@ -30,7 +30,10 @@ def ingest(
     ),
     level: str = typer.Option(None, help="L1C or L2A, where the catalogue has both."),
     items: Path = typer.Option(None, help="An items.json, or a scene that holds one, to make again without a search."),
-    offset: int = typer.Option(None, help="0 or 1000, for items of which neither metadata nor pixels tell."),
+    offset: int = typer.Option(
+        None, help="0 or 1000, for items of which neither metadata nor pixels tell, or where they dispute."
+    ),
+    exclude: list[str] = typer.Option([], help="Id of an item to leave out, a damaged one say; may be repeated."),
     workers: int = typer.Option(4, min=1, help="Threads that read."),
     timeout: float = typer.Option(60.0, min=0.1, help="Seconds to wait for an answer before asking again."),
 ) -> None:
@@ -57,6 +60,7 @@ def ingest(
         level=level,
         items=items,
         offset=offset,
+        exclude=exclude,
         workers=workers,
         patience=Patience(read=timeout),
     )

@@ -1,13 +1,14 @@
 """The stage itself: find, choose, decide offsets, composite block by block, write the scene."""
 
 import json
+import os
 import shutil
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import rasterio
@@ -21,22 +22,22 @@ from casbah.errors import InputError, WorldError
 from casbah.grid import Grid
 from casbah.ingest.area import Area, read_area
 from casbah.ingest.assets import SCL, Item, resolve, solar_day
-from casbah.ingest.catalogue import Found, find, newest_processing, one_level
+from casbah.ingest.catalogue import AROUND, Found, find, newest_processing, one_level
 from casbah.ingest.choose import (
     Span,
     below_cloud,
-    cells_of,
-    covered_cells,
     describe,
     greedy,
     parse_dates,
     split,
 )
-from casbah.ingest.composite import CLEAR_CLASSES, block_edge, composite
+from casbah.ingest.composite import block_edge, composite
 from casbah.ingest.describe import scene_info, stac_item
-from casbah.ingest.network import Patience
+from casbah.ingest.glance import ALL_WATER, Glance
+from casbah.ingest.network import Patience, shown
 from casbah.ingest.offset import CHECKED_BANDS, Decision, dark_percentiles, decide
-from casbah.ingest.reading import CACHE_BYTES, Files, Layer, UnreadableAsset
+from casbah.ingest.places import Buckets
+from casbah.ingest.reading import CACHE_BYTES, REMOTE, Files, Layer, UnreadableAsset
 from casbah.ingest.selection import FILE, Choice, ChosenItem, ChosenPeriod, Selection, read_selection, source_of
 from casbah.ingest.workplace import Workplace, write_cogs, writing
 from casbah.products.manifest import MANIFEST, check_target, read_manifest
@@ -66,6 +67,7 @@ def ingest(
     level: str | None = None,
     items: str | Path | None = None,
     offset: int | None = None,
+    exclude: Collection[str] = (),
     workers: int = WORKERS,
     patience: Patience | None = None,
 ) -> Scene:
@@ -77,7 +79,8 @@ def ingest(
         output: the directory of the scene. A killed run leaves nothing there, and a rerun goes on from its blocks.
         start: first day, ISO (YYYY-MM-DD).
         end: last day, ISO, inclusive.
-        stac: a STAC API or a static catalogue: path, http(s):// or s3:// address.
+        stac: a STAC API or a static catalogue: path (of the JSON, or of the directory of a `catalog.json`), http(s)://
+            or s3:// address. Passwords and signatures in it reach no message and no file.
         collection: the collection's id, where the catalogue has several of a level.
         max_cloud: percent of an item that may be cloud (0-100), 20 by default; items that do not say pass.
         bands: names in any spelling; all twelve by default.
@@ -85,7 +88,8 @@ def ingest(
         level: L1C or L2A, where the catalogue has both.
         items: an `items.json` (or the scene that holds it) to make again in place of a search: all that says
             what to search for comes from it, and none of it may be given beside it.
-        offset: 0 or 1000, for items of which neither metadata nor pixels tell.
+        offset: 0 or 1000, for items of which neither metadata nor pixels tell, or whose pixels dispute an old baseline.
+        exclude: ids of items to leave out, for example because a file of theirs is damaged for good.
         workers: threads that read.
         patience: timeouts in seconds and how often to try again.
 
@@ -113,45 +117,53 @@ def ingest(
     max_cloud = DEFAULT_CLOUD if max_cloud is None else max_cloud
     periods = 1 if periods is None else periods
     _check_numbers(max_cloud, workers, level, offset)
-    area = read_area(aoi)
+    area = read_area(aoi, patience)
     request = {
         "aoi": area.lonlat.wkb_hex,
         "bands": names,
         "offset": offset,
+        "exclude": sorted(exclude),
         "casbah": casbah.__version__,
     }
+    search = None
     if items is None:
         if not (start and end and stac):
             raise InputError("start, end and stac are needed where no item list is given (--items)")
-        span = parse_dates(start, end)
-        origin = _origin(stac, collection, max_cloud, offset)
+        search = Search(
+            area=area,
+            span=parse_dates(start, end),
+            stac=stac,
+            collection=collection,
+            max_cloud=max_cloud,
+            bands=names,
+            periods=periods,
+            level=level,
+            offset=offset,
+            exclude=tuple(exclude),
+            buckets=Buckets(stac, str(aoi)),
+            patience=patience,
+        )
         request |= {
-            "dates": str(span),
+            "dates": str(search.span),
             "stac": stac,
             "collection": collection,
             "max_cloud": max_cloud,
             "periods": periods,
             "level": level,
         }
+        origin = _origin(search)
     else:
         request |= {"items": read_selection(items).to_geojson()}
         origin = _origin_of(Path(items))
+    origin |= {"exclude": sorted(exclude)}
     workplace = Workplace(output, request)
     # GDAL's own limit is a share of the machine's memory, whoever else needs it.
     cache = rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES)
     with workplace.held(), cache, Files(patience) as files, ThreadPoolExecutor(workers) as pool:
         _tell_of(workplace.others())
         try:
-            saved = workplace.path / FILE
-            if saved.exists():
-                selection = read_selection(saved)
-                say(f"going on with what an earlier run of the same ingest left in {workplace.path}")
-            elif items is not None:
-                selection = read_selection(items)
-            else:
-                search = Search(area, span, str(stac), collection, max_cloud, names, periods, level, offset)
-                selection = choose(search, files, pool, patience)
-            maker = Maker(area, selection, names, workplace, files, pool)
+            selection = _selection(workplace, search, items, exclude, files, pool)
+            maker = Maker(area, selection, names, workplace, files, pool, workers)
             maker.prepare(output)
             maker.composite_all()
             files.close()
@@ -181,20 +193,47 @@ class Search:
     periods: int
     level: str | None
     offset: int | None
+    exclude: tuple[str, ...]
+    buckets: Buckets
+    patience: Patience
+
+    def find(self) -> Found:
+        """The items over the area, each with addresses that can be read."""
+        say(f"searching {shown(self.stac)} for {self.span}")
+        found = find(
+            self.stac,
+            self.area,
+            self.span.start,
+            self.span.end,
+            collection=self.collection,
+            level=self.level,
+            patience=self.patience,
+            exclude=self.exclude,
+        )
+        return replace(found, items=[self.buckets.placed(item, self.bands) for item in found.items])
 
 
-def choose(search: Search, files: Files, pool: ThreadPoolExecutor, patience: Patience) -> Selection:
+def _selection(
+    workplace: Workplace,
+    search: Search | None,
+    items: str | Path | None,
+    exclude: Collection[str],
+    files: Files,
+    pool: ThreadPoolExecutor,
+) -> Selection:
+    """What is composited: what an earlier run chose, what an item list says, or what is chosen now."""
+    saved = workplace.path / FILE
+    if not saved.exists():
+        return choose(search, files, pool) if search else read_selection(str(items)).without(exclude)
+    selection = read_selection(saved)
+    say(f"going on with what an earlier run of the same ingest left in {workplace.path}")
+    # Signatures are kept in no file, and are good for an hour at most.
+    return selection if selection.complete or not search else selection.renewed(search.find().items)
+
+
+def choose(search: Search, files: Files, pool: ThreadPoolExecutor) -> Selection:
     """Find items and choose those of each period; decide what each one's offset is."""
-    say(f"searching {search.stac} for {search.span}")
-    found = find(
-        search.stac,
-        search.area,
-        search.span.start,
-        search.span.end,
-        collection=search.collection,
-        level=search.level,
-        patience=patience,
-    )
+    found = search.find()
     _need_some(found, search)
     of_level, level = one_level(found.items, search.level)
     clear = newest_processing(below_cloud(of_level, search.max_cloud))
@@ -204,7 +243,8 @@ def choose(search: Search, files: Files, pool: ThreadPoolExecutor, patience: Pat
             f"{search.max_cloud:g} % cloud; raise --max-cloud or widen the dates: there are "
             f"{describe(of_level, search.span)}"
         )
-    chosen = [(part, _best(items, search, files)) for part, items in split(search.span, clear, search.periods)]
+    glance = Glance(search.area, files)
+    chosen = [(part, _best(items, part, search, glance)) for part, items in split(search.span, clear, search.periods)]
     everything = [item for _, items in chosen for item in items]
     decisions = dict(
         zip(
@@ -213,6 +253,10 @@ def choose(search: Search, files: Files, pool: ThreadPoolExecutor, patience: Pat
             strict=True,
         )
     )
+    _refuse_sea(everything, decisions, search.area, glance)
+    for name, decision in decisions.items():
+        if decision.disputed:
+            say(f"item {name}: an offset of {decision.offset} is taken off: {decision.reason}")
     return Selection(
         Choice(
             level=level,
@@ -227,42 +271,43 @@ def choose(search: Search, files: Files, pool: ThreadPoolExecutor, patience: Pat
 def _need_some(found: Found, search: Search) -> None:
     if found.items:
         return
+    name, stac = search.area.name, shown(search.stac)
     if not found.other_dates:
+        nowhere = "at all" if found.everywhen else f"from {search.span}, nor within {AROUND.days} days of it"
         raise InputError(
-            f"{search.stac} has no item over {search.area.name} at all (from {search.span}, and around it); "
-            "check the area's place, the dates, --stac and --collection"
+            f"{stac} has no item over {name} {nowhere}; check the dates, --stac, --collection, and the area's place: "
+            "of the open sea there is no imagery"
         )
     raise InputError(
-        f"{search.stac} has no item over {search.area.name} from {search.span}; widen the dates: the nearest are "
+        f"{stac} has no item over {name} from {search.span}; widen the dates: the nearest are "
         f"{describe(found.other_dates, search.span)}"
     )
 
 
-def _best(items: list[Item], search: Search, files: Files) -> list[Item]:
+def _best(items: list[Item], part: Span, search: Search, glance: Glance) -> list[Item]:
     """The items of one period, best first."""
-    x, y = cells_of(search.area)
-    inside = [covered_cells(item, search.area, x, y) for item in items]
-
-    def look(index: int) -> NDArray[np.bool_] | None:
-        scl = source_of(items[index], ()).scl
-        if scl is None:
-            return None
-        step = max(search.area.grid.shape) * search.area.grid.resolution / 64
-        west, _, _, north = search.area.grid.bounds
-        coarse = Grid.covering(search.area.grid.crs, search.area.grid.bounds, step)
-        coarse = Grid(coarse.crs, west, north, coarse.rows, coarse.cols, step)
-        seen = np.isin(files.read(scl, coarse), CLEAR_CLASSES)
-        rows = np.clip(((north - y) / step).astype(int), 0, coarse.rows - 1)
-        cols = np.clip(((x - west) / step).astype(int), 0, coarse.cols - 1)
-        return seen[rows, cols]
-
-    picked = [items[i] for i in greedy(items, inside, look)]
+    inside = [glance.covered(item) for item in items]
+    picked = [items[i] for i in greedy(items, inside, lambda i: glance.clear(items[i]))]
     if not picked:
+        fewer = " or ask for fewer --periods" if search.periods > 1 else ""
         raise InputError(
-            f"every item over {search.area.name} from {search.span} with at most {search.max_cloud:g} % cloud "
-            f"is all cloud or empty there ({describe(items, search.span)}); widen the dates"
+            f"every item over {search.area.name} from {part} with at most {search.max_cloud:g} % cloud "
+            f"is all cloud or empty there ({describe(items, part)}); widen the dates{fewer}"
         )
     return picked
+
+
+def _refuse_sea(items: list[Item], decisions: dict[str, Decision], area: Area, glance: Glance) -> None:
+    """`InputError` where every chosen item shows nothing but water."""
+    for item in items:
+        share = glance.water(item, decisions[item["id"]].offset)
+        if share is None or share < ALL_WATER:
+            return
+    days = ", ".join(sorted({solar_day(item).isoformat() for item in items}))
+    raise InputError(
+        f"the area {area.name} lies at sea or on a lake: at least {100 * ALL_WATER:g} % of what is clear there on "
+        f"{days} is water; give an area with land"
+    )
 
 
 def _chosen_period(part: Span, items: list[Item], decisions: dict[str, Decision]) -> ChosenPeriod:
@@ -316,9 +361,10 @@ class Maker:
         workplace: Workplace,
         files: Files,
         pool: ThreadPoolExecutor,
+        workers: int,
     ) -> None:
         self.area, self.selection, self.bands = area, selection, bands
-        self.workplace, self.files, self.pool = workplace, files, pool
+        self.workplace, self.files, self.pool, self.workers = workplace, files, pool, workers
         self.steps = selection.steps(bands)
         edge = block_edge(max(len(step.looks) for step in self.steps))
         self.windows = [w for w in area.grid.windows(edge) if self._wanted(w).any()]
@@ -336,21 +382,22 @@ class Maker:
         list(self.pool.map(self.files.header, sorted(layers, key=lambda layer: (layer.item, layer.band))))
         opened = time.monotonic() - began
         pixels = sum(w.height * w.width for w in self.windows)
+        left = sum(w.height * w.width for _, w in self._left())
         to_read = sum(
-            2 * pixels / (band(name).resolution / 10) ** 2
-            for step in self.steps
-            for _ in step.sources
+            2 * w.height * w.width / (band(name).resolution / 10) ** 2
+            for t, w in self._left()
+            for _ in self.steps[t].sources
             for name in self.bands
         )
         to_write = len(self.steps) * pixels * (2 * len(self.bands) + 1)
         items = len({source.item for step in self.steps for source in step.sources})
-        pace = self._pace()
+        pace = self._pace() * self._readers()
+        of_what = "SIMULATED imagery: " if self.selection.choice.simulated else ""
         say(
-            f"{items} items in {len(self.steps)} period(s) over {self.area.grid.rows} x {self.area.grid.cols} pixels "
-            f"({len(self.windows)} blocks): about {_size(to_read)} of pixels to read, at most "
+            f"{of_what}{items} items in {len(self.steps)} period(s) over {self.area.grid.rows} x {self.area.grid.cols} "
+            f"pixels ({len(self.windows)} blocks): about {_size(to_read)} of pixels to read, at most "
             f"{_size(to_write)} to write; about {_duration(opened / 10 + to_read / pace)} at the pace of a first read"
         )
-        left = sum(w.height * w.width for _, w in self._left())
         needed = to_write + 2 * (len(self.bands) + 1) * left
         free = shutil.disk_usage(self.workplace.path).free
         if free < needed:
@@ -376,6 +423,11 @@ class Maker:
         values = self.files.read(source.layers[self.bands[-1]], block)
         native = values.nbytes / (band(self.bands[-1]).resolution / 10) ** 2
         return float(native / max(time.monotonic() - began, 1e-3))
+
+    def _readers(self) -> int:
+        """How many bands are read at once: from afar as many as there are threads, else at most as there are cores."""
+        remote = any(layer.href.startswith(REMOTE) for layer in _layers(self.steps[0].sources[0]))
+        return min(self.workers, len(self.bands), self.workers if remote else os.cpu_count() or 1)
 
     def _left(self) -> list[tuple[int, Window]]:
         """The blocks that no earlier run finished, as period and window."""
@@ -470,11 +522,14 @@ def _tell_of(others: list[tuple[Path, int]]) -> None:
         )
 
 
-def _origin(stac: str, collection: str | None, max_cloud: float, offset: int | None) -> dict[str, Any]:
-    """Where a scene's items were searched for; an address without what may be a password in it."""
-    parts = urlsplit(stac)
-    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl() if parts.netloc else stac
-    return {"stac": shown, "collection": collection, "max_cloud": max_cloud, "offset": offset}
+def _origin(search: Search) -> dict[str, Any]:
+    """Where a scene's items were searched for."""
+    return {
+        "stac": shown(search.stac),
+        "collection": search.collection,
+        "max_cloud": search.max_cloud,
+        "offset": search.offset,
+    }
 
 
 def _origin_of(items: Path) -> dict[str, Any]:
