@@ -1,6 +1,8 @@
 """Labels on a scene: cover and mask from any vector file, what is unknown, what is said, and what is refused."""
 
 import json
+import re
+import shutil
 from email.utils import formatdate
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from casbah.grid import Grid
 from casbah.label import describe, label
 from casbah.label.summary import shift_summary
 from casbah.products.labels import LabelSet, Shift
+from casbah.products.manifest import sha256_of
 from casbah.products.scene import Scene
 
 SMALL = Grid("EPSG:32631", 500_000.0, 4_060_000.0, 64, 64)
@@ -169,7 +172,25 @@ def test_the_same_input_gives_the_same_bytes(scene: Path, footprints: geopandas.
     first = label(scene=scene, source=source, output=tmp_path / "first")
     second = label(scene=scene, source=source, output=tmp_path / "second")
     assert first.digest == second.digest
-    assert first.manifest.inputs == {"scene": Scene.open(scene).digest}
+
+
+def test_the_record_names_everything_that_the_labels_were_made_from(
+    scene: Path, footprints: geopandas.GeoDataFrame, tmp_path: Path
+) -> None:
+    source = write(footprints, tmp_path / "b.gpkg")
+    area = write(boxes(SMALL, (0, 0, 640, 640)), tmp_path / "area.gpkg")
+    said = {"licence": "CC-BY-4.0", "attribution": "Regione Toscana", "vintage": "1988-2013"}
+    made = run(scene, source, tmp_path, labelled_area=area, **said)
+    assert made.manifest.inputs == {
+        "scene": Scene.open(scene).digest,
+        "footprints": sha256_of(source),
+        "labelled_area": sha256_of(area),
+    }
+    assert made.manifest.parameters.items() >= said.items()
+    with serving(lambda *_: Answer(overpass([way(1, square(100, 100, 60))]))) as server:
+        asked = run(scene, "osm", tmp_path, overpass=server.url)
+    assert asked.manifest.parameters["overpass"] == server.url
+    assert set(asked.manifest.inputs) == {"scene"}
 
 
 def test_the_shift_of_each_period_is_reported_by_cell(tmp_path: Path) -> None:
@@ -232,6 +253,64 @@ def test_an_empty_half_of_a_scene_shows_in_the_share_of_empty_cells(tmp_path: Pa
     made = run(tmp_path / "scene", write(boxes(grid, *places), tmp_path / "b.gpkg"), tmp_path)
     assert scene.grid == grid
     assert made.info.summary["cells_without_any_building"] == 0.5
+
+
+SAID = {"licence": "CC-BY-4.0", "attribution": "Regione Toscana", "vintage": "2013"}
+
+
+@pytest.mark.parametrize("name", SAID)
+@pytest.mark.parametrize("source", ["osm", "file"])
+def test_what_a_source_says_of_itself_can_not_be_said_over(
+    scene: Path, footprints: geopandas.GeoDataFrame, tmp_path: Path, source: str, name: str
+) -> None:
+    with serving(lambda *_: Answer(overpass([way(1, square(100, 100, 60))]))) as server:
+        where = "osm" if source == "osm" else write(footprints.assign(**SAID), tmp_path / "b.gpkg")
+        own = run(scene, where, tmp_path, overpass=server.url).info
+        for value in (getattr(own, name), None):
+            again = run(scene, where, tmp_path, overpass=server.url, **{name: value}).info
+            assert getattr(again, name) == getattr(own, name)
+        shutil.rmtree(tmp_path / "labels")
+        other = "1999" if name == "vintage" else "me"
+        message = rf"the {name} of .* is '{re.escape(getattr(own, name))}', and '{other}' was given: leave out --{name}"
+        refused(scene, where, tmp_path, message, overpass=server.url, **{name: other})
+
+
+@pytest.mark.parametrize(
+    "vintage", ["20130401", "2023-02-30", "2023-06-00", "2013-13", "spring 2013", "2013-", "1850", "June"]
+)
+def test_a_vintage_that_is_no_date_is_refused_before_anything_is_read(
+    scene: Path, tmp_path: Path, vintage: str
+) -> None:
+    message = rf"the vintage is '{vintage}'; a year, a month, a day or a span that the calendar has is wanted: 2013,"
+    refused(scene, "nowhere.gpkg", tmp_path, message, vintage=vintage)
+
+
+@pytest.mark.parametrize("vintage", ["2013", "2013-04", "2013-04-30", "1988-2013", "2013-04-01/2014-03-31"])
+def test_every_form_of_a_vintage_gives_an_age(
+    scene: Path, footprints: geopandas.GeoDataFrame, tmp_path: Path, vintage: str
+) -> None:
+    made = run(scene, write(footprints, tmp_path / "b.gpkg"), tmp_path, vintage=vintage)
+    assert 9 < made.info.summary["vintage"]["years_apart"][0] < 10.5
+
+
+@pytest.mark.parametrize("vintage", ["2023-02-30", "20130401", "last spring"])
+def test_a_files_vintage_that_is_no_date_is_unknown_and_said(
+    scene: Path, footprints: geopandas.GeoDataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str], vintage: str
+) -> None:
+    source = write(footprints.assign(vintage=vintage), tmp_path / "b.gpkg")
+    info = run(scene, source, tmp_path).info
+    assert info.vintage == "unknown"
+    said = capsys.readouterr().err
+    assert f"the source's vintage '{vintage}' is no date, year or span, and is taken as unknown" in said
+    assert "b.gpkg does not say how old its footprints are: give --vintage" in said
+    assert f"note         the source's vintage '{vintage}'" in describe(info, 10.0)
+    assert run(scene, source, tmp_path, vintage="2013").info.vintage == "2013"
+
+
+def test_footprints_that_overlap_are_said_to_count_twice_in_their_area(scene: Path, tmp_path: Path) -> None:
+    made = run(scene, write(boxes(SMALL, (100, 100, 40, 40), (120, 100, 40, 40)), tmp_path / "b.gpkg"), tmp_path)
+    assert made.info.summary["footprint_km2"] == pytest.approx(0.0032)
+    assert "0.003 km2 of footprints, overlaps counted twice" in describe(made.info, 10.0)
 
 
 def test_an_unknown_licence_is_said_aloud(

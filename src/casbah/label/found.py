@@ -54,8 +54,9 @@ class Area:
 class Found:
     """Footprints before repair: a frame with a column `id` (text), whatever tags the source has, and its CRS.
 
-    `dropped` counts what the source itself could not make a polygon of, by reason; `read` counts everything it looked
-    at in the area. `licence`, `attribution` and `vintage` are `unknown` where the source does not say.
+    `sha256` is that of the file that was read, None where a service was asked. `dropped` counts what the source itself
+    could not make a polygon of, by reason; `read` counts everything it looked at in the area. `licence`, `attribution`
+    and `vintage` are `unknown` where the source does not say.
     """
 
     source: str
@@ -64,6 +65,7 @@ class Found:
     attribution: str = UNKNOWN
     vintage: str = UNKNOWN
     simulated: bool = False
+    sha256: str | None = None
     dropped: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 

@@ -1,5 +1,6 @@
 """Which source a word, a path or an address means, and how a remote file is fetched."""
 
+import hashlib
 import tempfile
 import time
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,7 @@ from casbah.label.found import Area, Found
 from casbah.label.overpass import read_overpass
 from casbah.label.overture import is_overture, read_overture, read_overture_file
 from casbah.label.vector import PARQUET, read_vector
+from casbah.products.manifest import sha256_of
 from casbah.storage import Location, Store
 
 ATTEMPTS = 4
@@ -44,11 +46,26 @@ def find(source: str, area: Area, *, snapshot: str | None, layer: str | None, ov
 
 
 def _read(path: Path, area: Area, layer: str | None) -> Found:
+    found = _found(path, area, layer)
+    found.sha256 = _digest(path)
+    return found
+
+
+def _found(path: Path, area: Area, layer: str | None) -> Found:
     if path.name.lower().endswith(EXTRACT):
         return read_extract(path, area)
     if path.exists() and (path.is_dir() or path.suffix.lower() in PARQUET) and is_overture(path):
         return read_overture_file(path, area)
     return read_vector(path, area, layer)
+
+
+def _digest(path: Path) -> str:
+    """sha256 of a file, or over the names and sha256 of all files of a folder."""
+    if path.is_file():
+        return sha256_of(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    lines = "\n".join(f"{file.relative_to(path)} {sha256_of(file)}" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _fetched(address: str, folder: Path) -> Path:
