@@ -1,8 +1,13 @@
 """Labels on a scene: cover and mask from any vector file, what is unknown, what is said, and what is refused."""
 
+import errno
 import json
 import re
+import resource
 import shutil
+import sqlite3
+import struct
+from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
 
@@ -17,9 +22,11 @@ from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 
 from casbah import cli
 from casbah.cover import exact_cover
-from casbah.errors import InputError
+from casbah.errors import InputError, WorldError
 from casbah.grid import Grid
 from casbah.label import describe, label
+from casbah.label.found import Area
+from casbah.label.rasters import write_rasters
 from casbah.label.summary import shift_summary
 from casbah.products.labels import LabelSet, Shift
 from casbah.products.manifest import sha256_of
@@ -381,6 +388,42 @@ def test_a_file_is_fetched_from_an_address(
         run(scene, f"{server.url}/towns.gpkg", tmp_path)
 
 
+@pytest.mark.parametrize("address", ["http:///b.gpkg", "http://[bad/b.gpkg", "http://exa_mple..x/b.gpkg"])
+def test_an_address_that_names_no_server_is_refused(scene: Path, tmp_path: Path, address: str) -> None:
+    refused(scene, address, tmp_path, re.escape(f"{address} is no address that can be asked"))
+
+
+def test_a_full_temporary_disk_is_a_fault_of_the_world_that_names_it(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("casbah.label.sources.open", full, raising=False)
+    message = r"towns\.gpkg could not be kept in .*casbah-label-.* \(No space left on device\): .* point TMPDIR to a la"
+    with serving(lambda *_: Answer(b"x")) as server, pytest.raises(WorldError, match=message):
+        run(scene, f"{server.url}/towns.gpkg", tmp_path)
+
+
+@pytest.fixture
+def tiny_disk() -> Iterator[None]:
+    """Whatever is written beyond two hundred bytes of a file fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("tiny_disk")
+def test_a_disk_that_fills_under_the_rasters_says_why_and_nothing_else(
+    scene: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shapes = boxes(SMALL, *FOUR).geometry.to_numpy()
+    with pytest.raises(OSError, match="File too large"):
+        write_rasters(tmp_path, shapes, Area(SMALL), Scene.open(scene), 50)
+    assert "tiff" not in capfd.readouterr().err.lower()
+
+
 def test_a_file_is_fetched_from_the_object_store(
     scene: Path, footprints: geopandas.GeoDataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -498,6 +541,73 @@ def test_a_missing_file_is_refused(scene: Path, tmp_path: Path) -> None:
 def test_a_file_that_can_not_be_read_is_refused(scene: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"not what it seems" * 10)
     refused(scene, tmp_path / name, tmp_path, rf"{name} can't be read as")
+
+
+def _polyhedral(frame: geopandas.GeoDataFrame, path: Path) -> Path:
+    """A GeoPackage whose first geometry is a polyhedral surface, as exports of 3D city models hold them."""
+    frame.to_file(path, engine="pyogrio")
+    corners = [(500_100, 4_059_900, 0), (500_140, 4_059_900, 0), (500_140, 4_059_860, 9), (500_100, 4_059_900, 0)]
+    face = struct.pack("<BIII", 1, 1003, 1, len(corners)) + b"".join(struct.pack("<ddd", *point) for point in corners)
+    with sqlite3.connect(path) as base:
+        for (trigger,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            base.execute(f'DROP TRIGGER "{trigger}"')
+        (blob,) = base.execute("SELECT geom FROM b WHERE fid = 1").fetchone()
+        header = blob[: 8 + (32 if blob[3] & 2 else 0)]
+        base.execute("UPDATE b SET geom = ? WHERE fid = 1", (header + struct.pack("<BII", 1, 1015, 1) + face,))
+    return path
+
+
+def test_a_kind_of_geometry_that_nothing_here_knows_is_refused_by_file(
+    scene: Path, footprints: geopandas.GeoDataFrame, tmp_path: Path
+) -> None:
+    surface = _polyhedral(footprints, tmp_path / "b.gpkg")
+    message = r"b\.gpkg can't be read as a vector file \(.*Unknown WKB type"
+    refused(scene, surface, tmp_path, message)
+    refused(scene, write(footprints, tmp_path / "good.gpkg"), tmp_path, message, labelled_area=surface)
+
+
+@pytest.mark.parametrize("name", ["b.gpkg", "b.parquet"])
+def test_a_crs_of_a_building_site_is_refused_by_file(
+    scene: Path, footprints: geopandas.GeoDataFrame, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    site = 'LOCAL_CS["Building site",UNIT["metre",1],AXIS["X",EAST],AXIS["Y",NORTH]]'
+    local = write(footprints.set_crs(site, allow_override=True), tmp_path / name)
+    message = rf"{re.escape(name)}: the scene's grid \(EPSG:32631\) can't be put into the CRS 'Building site'; one that"
+    refused(scene, local, tmp_path, message)
+    good = write(footprints, tmp_path / "good.gpkg")
+    refused(scene, good, tmp_path, rf"{re.escape(name)} can't be put into the scene's CRS", labelled_area=local)
+    assert "ERROR" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["b.gpkg", "b.fgb", "b.parquet"])
+def test_an_infinite_coordinate_costs_its_own_building_only(scene: Path, tmp_path: Path, name: str) -> None:
+    frame = boxes(SMALL, *FOUR, (-5000, 0, 20, 20))
+    west, _, _, north = SMALL.bounds
+    frame.loc[0, "geometry"] = Polygon([(west + 9, north - 9), (np.inf, north - 9), (west + 20, north - 20)])
+    made = run(scene, write(frame, tmp_path / name), tmp_path)
+    assert (made.info.footprints, made.info.summary["read"], made.info.summary["dropped"]) == (3, 4, {"not finite": 1})
+    refused(scene, write(frame[:1], tmp_path / f"o{name}"), tmp_path / "o", "geometries whose coordinates are not fin")
+
+
+def test_a_labelled_area_of_several_layers_is_refused_by_their_names(
+    scene: Path, footprints: geopandas.GeoDataFrame, tmp_path: Path
+) -> None:
+    source, area = write(footprints, tmp_path / "b.gpkg"), tmp_path / "area.gpkg"
+    for layer in ("mapped", "sea"):
+        boxes(SMALL, (0, 0, 640, 640)).to_file(area, layer=layer, engine="pyogrio")
+    message = (
+        r"area\.gpkg has 2 layers \(mapped, sea\); a file of one layer .* is wanted: ogr2ogr area.gpkg area.gpkg m"
+    )
+    refused(scene, source, tmp_path, message, labelled_area=area)
+
+
+def test_a_labelled_area_in_which_no_pixel_is_known_is_refused(scene: Path, tmp_path: Path) -> None:
+    source = write(boxes(SMALL, (20, 100, 90, 40)), tmp_path / "b.gpkg")
+    touching = write(boxes(SMALL, (640, 0, 100, 640)), tmp_path / "touching.gpkg")
+    refused(scene, source, tmp_path, r"touching\.gpkg misses the scene", labelled_area=touching)
+    message = r"no pixel of .*scene is observed and lies wholly inside .*gpkg, so nothing could be learned or scored"
+    for name, place in (("thin", (103, 95, 6, 300)), ("unseen", (0, 0, 30, 640))):
+        refused(scene, source, tmp_path, message, labelled_area=write(boxes(SMALL, place), tmp_path / f"{name}.gpkg"))
 
 
 def test_one_of_several_layers_has_to_be_picked(

@@ -83,7 +83,12 @@ def label(
     inputs = {role: value for role, value in digests.items() if value}
     with LabelSet.write(output, parameters=parameters | dict(origins or {}), inputs=inputs) as draft:
         footprints.to_parquet(draft.directory / "footprints.parquet", index=False)
-        write_rasters(draft.directory, footprints.geometry.to_numpy(), area, opened, building_cover)
+        if not write_rasters(draft.directory, footprints.geometry.to_numpy(), area, opened, building_cover):
+            raise InputError(
+                f"no pixel of {opened.path} is observed"
+                + (f" and lies wholly inside {labelled_area}" if labelled_area is not None else "")
+                + ", so nothing could be learned or scored: take another area, or dates with a clear sky"
+            )
         coverage = draft.directory / "coverage.tif"
         shifts = estimate_shifts(opened, coverage)
         info = LabelInfo(
@@ -113,7 +118,8 @@ def _labelled(path: Path, grid: Grid) -> shapely.Geometry:
     step = max(float(np.ptp(shapely.total_bounds(shapes)[[0, 2]])) / 200, 1e-6)
     try:
         area = shapely.union_all(geopandas.GeoSeries(shapely.segmentize(shapes, step), crs=frame.crs).to_crs(grid.crs))
-        miss = not np.isfinite(shapely.bounds(area)).all() or not shapely.intersects(area, shapely.box(*grid.bounds))
+        inside = shapely.intersection(area, shapely.box(*grid.bounds))
+        miss = not np.isfinite(shapely.bounds(area)).all() or shapely.area(inside) == 0
     except (ProjError, shapely.errors.GEOSException) as error:
         raise InputError(f"{path} can't be put into the scene's CRS {grid.crs} ({error})") from None
     if miss:
