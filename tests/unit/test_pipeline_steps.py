@@ -24,7 +24,9 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     houses(GRID).to_file(shelf / "buildings.gpkg", engine="pyogrio")
     houses(GRID).to_parquet(shelf / "footprints.parquet")
     houses(GRID).dissolve().convex_hull.to_file(shelf / "labelled_area.geojson", engine="pyogrio")
-    monkeypatch.setattr(inputs, "fetch", lambda address, folder: Path(shutil.copy(shelf / Path(address).name, folder)))
+    monkeypatch.setattr(
+        inputs, "fetch", lambda address, folder: Path(shutil.copy(shelf / Path(address.partition("?")[0]).name, folder))
+    )
     return shelf
 
 
@@ -48,6 +50,11 @@ def test_the_labels_record_the_address_and_the_content_of_their_source(shelf: Pa
     assert made.manifest.parameters["labelled_area"] == area
     assert made.manifest.inputs["footprints"] == sha256_of(shelf / "buildings.gpkg")
     assert made.manifest.inputs["labelled_area"] == sha256_of(shelf / "labelled_area.geojson")
+
+
+def test_a_password_or_token_in_an_address_is_not_recorded(shelf: Path, tmp_path: Path) -> None:
+    made = labelled(tmp_path, "https://me:secret@example.org/buildings.gpkg?token=secret")
+    assert made.manifest.parameters["source"] == "https://example.org/buildings.gpkg"
 
 
 def test_what_nobody_says_of_a_file_is_said_in_the_log(

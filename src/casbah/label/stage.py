@@ -24,6 +24,7 @@ from casbah.label.vintage import check_vintage, years_of
 from casbah.products.labels import BUILDING_COVER, LabelInfo, LabelSet
 from casbah.products.manifest import check_target, sha256_of
 from casbah.products.scene import Scene
+from casbah.storage import shown
 
 
 def label(
@@ -66,8 +67,8 @@ def label(
     footprints, repairs = repair(found, area)
     if footprints.empty:
         raise InputError(_nothing(found, area, repairs))
+    named = {"source": str(source)} | dict(origins or {})
     parameters = {
-        "source": str(source),
         "labelled_area": None if labelled_area is None else str(labelled_area),
         "building_cover": building_cover,
         "licence": licence,
@@ -75,20 +76,12 @@ def label(
         "vintage": vintage,
         "snapshot": snapshot,
         "layer": layer,
-        "overpass": (overpass or SERVER) if source == "osm" else None,
-    }
-    digests = {"scene": opened.digest, "footprints": found.sha256}
-    if labelled_area is not None:
-        digests["labelled_area"] = sha256_of(Path(labelled_area))
-    inputs = {role: value for role, value in digests.items() if value}
-    with LabelSet.write(output, parameters=parameters | dict(origins or {}), inputs=inputs) as draft:
+        "overpass": shown(overpass or SERVER) if source == "osm" else None,
+    } | {name: shown(address) for name, address in named.items()}
+    with LabelSet.write(output, parameters=parameters, inputs=_inputs(opened, found, labelled_area)) as draft:
         footprints.to_parquet(draft.directory / "footprints.parquet", index=False)
         if not write_rasters(draft.directory, footprints.geometry.to_numpy(), area, opened, building_cover):
-            raise InputError(
-                f"no pixel of {opened.path} is observed"
-                + (f" and lies wholly inside {labelled_area}" if labelled_area is not None else "")
-                + ", so nothing could be learned or scored: take another area, or dates with a clear sky"
-            )
+            raise InputError(_unseen(opened, labelled_area))
         coverage = draft.directory / "coverage.tif"
         shifts = estimate_shifts(opened, coverage)
         info = LabelInfo(
@@ -149,6 +142,21 @@ def _complete(found: Found, licence: str | None, attribution: str | None, vintag
         progress.say(f"{found.source} does not say its licence or whom to name: give --licence and --attribution")
     if found.vintage == UNKNOWN:
         progress.say(f"{found.source} does not say how old its footprints are: give --vintage")
+
+
+def _inputs(scene: Scene, found: Found, labelled_area: str | Path | None) -> dict[str, str]:
+    """Digests of all that the labels are made from; footprints of a service have none."""
+    area = None if labelled_area is None else sha256_of(Path(labelled_area))
+    digests = {"scene": scene.digest, "footprints": found.sha256, "labelled_area": area}
+    return {role: digest for role, digest in digests.items() if digest}
+
+
+def _unseen(scene: Scene, labelled_area: str | Path | None) -> str:
+    where = "" if labelled_area is None else f" and lies wholly inside {labelled_area}"
+    return (
+        f"no pixel of {scene.path} is observed{where}, so nothing could be learned or scored: take another area, or "
+        "dates with a clear sky"
+    )
 
 
 def _nothing(found: Found, area: Area, repairs: Repairs) -> str:
