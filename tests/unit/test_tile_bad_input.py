@@ -2,6 +2,7 @@
 
 import errno
 import math
+import resource
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from casbah.errors import InputError, WorldError
 from casbah.grid import Grid
 from casbah.products.labels import LabelSet
 from casbah.products.scene import Scene
-from casbah.tile import tile
+from casbah.tile import geotiff, tile
 
 GRID = Grid("EPSG:32631", 500_000.0, 4_060_000.0, 160, 160)
 WHOLE = {"tile_size": 32, "block_size": 380, "guard": 60, "val_fraction": 0.25}
@@ -207,6 +208,19 @@ def test_a_full_disk(town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fold
     with pytest.raises(WorldError, match=r"tiles could not be written: No space left.*about \d+ MB.*make room"):
         tile(**town, output=tmp_path / "tiles", folds=folds, **WHOLE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_under_the_folders_of_terratorch_says_why_and_nothing_else(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            geotiff._write(tmp_path / "a.tif", np.random.default_rng(0).integers(0, 99, (1, 160, 160), "uint8"), GRID)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert capfd.readouterr().err == ""
 
 
 def test_output_that_holds_something_else(town, tmp_path: Path):
