@@ -110,10 +110,11 @@ def test_a_file_of_a_product_is_told_from_its_directory(tmp_path: Path) -> None:
     assert str(raised.value) == f"{item} is a file; a scene directory is wanted, such as {tmp_path / 'scene'}"
 
 
-def test_an_output_below_a_file_is_bad_input(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("place", "words"), [("notes/deep/labels", "Not a directory"), ("n" * 300, "name too long")])
+def test_an_output_that_can_not_be_made_is_bad_input(tmp_path: Path, place: str, words: str) -> None:
     (tmp_path / "notes").write_text("mine")
-    with pytest.raises(InputError, match=r"labels can't be made, since .*notes is a file; name another output"):
-        make_labels(tmp_path / "notes" / "deep" / "labels", SMALL)
+    with pytest.raises(InputError, match=rf"the output .* can't be made there: .*{words}; name a directory that can"):
+        make_labels(tmp_path / place, SMALL)
     assert (tmp_path / "notes").read_text() == "mine"
 
 

@@ -196,10 +196,14 @@ def _read(part: type[Part], path: Path, wanted: str) -> Part:
 
 def check_target(path: Path, schema: str) -> None:
     """`InputError` unless a product of this kind may be written at `path`: nothing is there, or an older one."""
-    if not path.exists():
-        if not (parent := _existing(path)).is_dir():
-            raise InputError(f"{path} can't be made, since {parent} is a file; name another output")
+    try:
+        path.stat()
+    except FileNotFoundError:
         return
+    except OSError as error:
+        raise InputError(
+            f"the output {path} can't be made there: {error.strerror}; name a directory that can be written"
+        ) from None
     if path.is_dir() and not any(path.iterdir()):
         return
     if path.is_dir() and (path / MANIFEST).is_file():
