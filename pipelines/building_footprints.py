@@ -110,6 +110,9 @@ def building_footprints(
     seed: int = 0,
     name: str = "casbah-buildings",
     snapshot: str = "2026-11-01",
+    licence: str = "",
+    attribution: str = "",
+    vintage: str = "",
 ) -> Outputs:
     """Trains, compares and registers building models of one area.
 
@@ -131,13 +134,24 @@ def building_footprints(
         name: Name of the registered model in MLflow.
         snapshot: Date of reading, ISO. Equal runs reuse what was read; put today's date to read it all anew, the YAML
             files of experiments and the sample too. osm is read as it was on that day.
+        licence: Licence of the footprints of a vector file, such as CC-BY-4.0; empty where the source says it itself.
+        attribution: Whom every map made from a vector file's footprints must name; empty where the source says it.
+        vintage: Date, year or span of a vector file's footprints, such as 1988-2013; empty where the source says it.
     """
     scene = with_store(
         ingest(aoi=aoi, start=start, end=end, stac=stac, periods=periods, max_cloud=max_cloud, snapshot=snapshot)
     ).outputs["scene"]
-    cover = with_store(label(scene=scene, source=labels, labelled_area=labelled_area, snapshot=snapshot)).outputs[
-        "labels"
-    ]
+    cover = with_store(
+        label(
+            scene=scene,
+            source=labels,
+            labelled_area=labelled_area,
+            licence=licence,
+            attribution=attribution,
+            vintage=vintage,
+            snapshot=snapshot,
+        )
+    ).outputs["labels"]
     tiles = tile(scene=scene, labels=cover, tile_size=tile_size, block_size=block_size, align=align, seed=seed).outputs[
         "tiles"
     ]

@@ -156,4 +156,6 @@ def make_tiles(
         "test_fraction": 0.25,
         "val_fraction": 0.25,
     }
+    if options.get("folds", 1) > 1:
+        del sizes["test_fraction"]
     return tile(scenes=[scene.path], labels=[labels.path], output=path, **sizes | options)

@@ -52,6 +52,12 @@ class Location:
         return f"s3://{self.bucket}/{self.key}"
 
 
+def shown(address: str) -> str:
+    """An address for records: without user name, password and query, which may hold a secret; a path as it is."""
+    parts = urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl() if parts.netloc else address
+
+
 class Store:
     """A thin face of the `minio` client: bounded retries, and errors that name the object and the endpoint."""
 

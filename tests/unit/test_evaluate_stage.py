@@ -221,6 +221,19 @@ def test_a_model_of_fewer_bands_gets_its_own_in_its_order(
     assert all(images.shape[2] == 2 and images[:, :, 0].mean() > images[:, :, 1].mean() for images in given)
 
 
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_tiles_with_a_nan_are_refused_by_file_and_tile(tmp_path: Path, tiles: TileSet, split: str) -> None:
+    def spoil(directory: Path) -> None:
+        images = np.load(directory / split / "images.npy").astype("float32")
+        images[1, 0, 2, 3, 4] = np.nan
+        np.save(directory / split / "images.npy", images)
+
+    broken = rewritten(tiles, tmp_path / "broken", spoil)
+    with pytest.raises(InputError, match=rf"{split}/images\.npy holds NaN or infinity in tile 1 \(block .*\); uint16"):
+        scored(tmp_path, broken)
+    assert not (tmp_path / "evaluation").exists()
+
+
 def test_a_model_that_gives_nan_is_refused_and_nothing_is_written(
     tmp_path: Path, tiles: TileSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

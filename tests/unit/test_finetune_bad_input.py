@@ -13,6 +13,7 @@ from casbah.errors import InputError, WorldError
 from casbah.experiments import FOLDER
 from casbah.finetune import finetune
 from casbah.finetune.experiment import read
+from casbah.products.manifest import sha256_of
 from casbah.products.tiles import TileSet
 
 
@@ -162,6 +163,20 @@ def test_tiles_that_can_not_be_learned_from_are_refused(
     broken = damaged(tiles, tmp_path / "broken", change)
     message = refusal(broken.path, tmp_path / "model")
     assert all(word in message for word in words), message
+
+
+def test_finetune_reads_every_file_of_the_tiles_once_to_check_it(
+    tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[str] = []
+
+    def counting(path: Path) -> str:
+        checked.append(path.relative_to(tiles.path).as_posix())
+        return sha256_of(path)
+
+    monkeypatch.setattr("casbah.products.manifest.sha256_of", counting)
+    refusal(tiles.path, tmp_path / "model", max_labels=100_000)
+    assert sorted(checked) == sorted(tiles.manifest.files)
 
 
 def test_more_labels_than_there_are_and_a_missing_tile_set_are_refused(tiles: TileSet, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a network is fed: right units, right bands, unknown pixels silent, and the same on every resume."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from builders import make_tiles
 
 import casbah.finetune
 from casbah.bands import BAND_NAMES
+from casbah.errors import InputError
 from casbah.finetune.subset import training_rows
 from casbah.models import normalisation
 from casbah.products.tiles import TileSet
@@ -26,6 +28,17 @@ def batches(tiles: TileSet, epoch: int = 0, split: str = "train", **options: Any
     loader = module.train_dataloader() if split == "train" else module.val_dataloader()
     loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
     return list(loader)
+
+
+def test_a_flipped_byte_is_found_where_terratorch_opens_the_tiles(tiles: TileSet, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiles.path, tmp_path / "tiles")
+    with open(copy / "val" / "images.npy", "r+b") as file:
+        file.seek(-5, 2)
+        byte = file.read(1)
+        file.seek(-5, 2)
+        file.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(InputError, match=r"val/images\.npy is not the file that was written"):
+        casbah.finetune.TileDataModule(tiles=str(copy)).setup("fit")
 
 
 def test_periods_become_channels_or_frames(tiles: TileSet) -> None:

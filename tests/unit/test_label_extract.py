@@ -5,10 +5,12 @@ from typing import Any
 
 import osmium
 import pytest
-from label_sources import AREA, degrees, square
+from builders import make_scene
+from label_sources import AREA, GRID, degrees, square
 from osmium.osm import mutable
 
 from casbah.errors import InputError
+from casbah.label import label
 from casbah.label.extract import read_extract
 from casbah.label.repair import repair
 
@@ -119,3 +121,13 @@ def test_a_file_that_is_no_extract_is_refused(tmp_path: Path) -> None:
     (tmp_path / "town.osm.pbf").write_bytes(b"PK nothing of the kind")
     with pytest.raises(InputError, match=r"town\.osm\.pbf can't be read as an OpenStreetMap extract"):
         read_extract(tmp_path / "town.osm.pbf", AREA)
+
+
+def test_an_extract_of_another_country_is_refused_with_the_reasons_in_words(tmp_path: Path, extract: Extract) -> None:
+    extract.way(1, square(100, 100, 40), tags={})
+    extract.relation(2, [(1, "outer")], type="site")
+    source = extract.write(tmp_path / "b.osm.pbf")
+    scene = make_scene(tmp_path / "scene", GRID)
+    with pytest.raises(InputError) as raised:
+        label(scene=scene.path, source=source, output=tmp_path / "labels")
+    assert "(1 were read and none could be used: 1 relation of type site, not multipolygon)" in str(raised.value)

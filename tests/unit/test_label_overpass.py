@@ -217,6 +217,18 @@ def test_a_server_that_is_no_url_is_refused() -> None:
         read_overpass(AREA, "overpass-api.de", manners=QUICK)
 
 
+@pytest.mark.parametrize("url", ["http://", "http://[bad", "http://exa_mple..x/", "https://:443/"])
+def test_a_url_that_names_no_server_is_refused_at_once(url: str) -> None:
+    with pytest.raises(InputError) as raised:
+        read_overpass(AREA, url, manners=QUICK)
+    assert str(raised.value).startswith(f"the Overpass server is {url!r}, no address that can be asked")
+
+
+def test_a_server_that_redirects_in_a_circle_is_a_fault_of_the_world() -> None:
+    with pytest.raises(WorldError, match="at last because it sends from one address to another without end"):
+        ask(lambda *_: Answer(status=307, headers={"Location": "/api/interpreter"}))
+
+
 def test_a_bow_tie_is_repaired_to_both_of_its_wings() -> None:
     a, b, c, d, _ = square(100, 100, 20)
     found, _ = ask(lambda *_: Answer(overpass([way(1, [a, c, b, d, a])])))

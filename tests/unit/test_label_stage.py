@@ -1,6 +1,13 @@
 """Labels on a scene: cover and mask from any vector file, what is unknown, what is said, and what is refused."""
 
+import errno
 import json
+import re
+import resource
+import shutil
+import sqlite3
+import struct
+from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
 
@@ -15,11 +22,14 @@ from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 
 from casbah import cli
 from casbah.cover import exact_cover
-from casbah.errors import InputError
+from casbah.errors import InputError, WorldError
 from casbah.grid import Grid
 from casbah.label import describe, label
+from casbah.label.found import Area
+from casbah.label.rasters import write_rasters
 from casbah.label.summary import shift_summary
 from casbah.products.labels import LabelSet, Shift
+from casbah.products.manifest import sha256_of
 from casbah.products.scene import Scene
 
 SMALL = Grid("EPSG:32631", 500_000.0, 4_060_000.0, 64, 64)
@@ -169,7 +179,25 @@ def test_the_same_input_gives_the_same_bytes(scene: Path, footprints: geopandas.
     first = label(scene=scene, source=source, output=tmp_path / "first")
     second = label(scene=scene, source=source, output=tmp_path / "second")
     assert first.digest == second.digest
-    assert first.manifest.inputs == {"scene": Scene.open(scene).digest}
+
+
+def test_the_record_names_everything_that_the_labels_were_made_from(
+    scene: Path, footprints: geopandas.GeoDataFrame, tmp_path: Path
+) -> None:
+    source = write(footprints, tmp_path / "b.gpkg")
+    area = write(boxes(SMALL, (0, 0, 640, 640)), tmp_path / "area.gpkg")
+    said = {"licence": "CC-BY-4.0", "attribution": "Regione Toscana", "vintage": "1988-2013"}
+    made = run(scene, source, tmp_path, labelled_area=area, **said)
+    assert made.manifest.inputs == {
+        "scene": Scene.open(scene).digest,
+        "footprints": sha256_of(source),
+        "labelled_area": sha256_of(area),
+    }
+    assert made.manifest.parameters.items() >= said.items()
+    with serving(lambda *_: Answer(overpass([way(1, square(100, 100, 60))]))) as server:
+        asked = run(scene, "osm", tmp_path, overpass=server.url)
+    assert asked.manifest.parameters["overpass"] == server.url
+    assert set(asked.manifest.inputs) == {"scene"}
 
 
 def test_the_shift_of_each_period_is_reported_by_cell(tmp_path: Path) -> None:
@@ -232,6 +260,64 @@ def test_an_empty_half_of_a_scene_shows_in_the_share_of_empty_cells(tmp_path: Pa
     made = run(tmp_path / "scene", write(boxes(grid, *places), tmp_path / "b.gpkg"), tmp_path)
     assert scene.grid == grid
     assert made.info.summary["cells_without_any_building"] == 0.5
+
+
+SAID = {"licence": "CC-BY-4.0", "attribution": "Regione Toscana", "vintage": "2013"}
+
+
+@pytest.mark.parametrize("name", SAID)
+@pytest.mark.parametrize("source", ["osm", "file"])
+def test_what_a_source_says_of_itself_can_not_be_said_over(
+    scene: Path, footprints: geopandas.GeoDataFrame, tmp_path: Path, source: str, name: str
+) -> None:
+    with serving(lambda *_: Answer(overpass([way(1, square(100, 100, 60))]))) as server:
+        where = "osm" if source == "osm" else write(footprints.assign(**SAID), tmp_path / "b.gpkg")
+        own = run(scene, where, tmp_path, overpass=server.url).info
+        for value in (getattr(own, name), None):
+            again = run(scene, where, tmp_path, overpass=server.url, **{name: value}).info
+            assert getattr(again, name) == getattr(own, name)
+        shutil.rmtree(tmp_path / "labels")
+        other = "1999" if name == "vintage" else "me"
+        message = rf"the {name} of .* is '{re.escape(getattr(own, name))}', and '{other}' was given: leave out --{name}"
+        refused(scene, where, tmp_path, message, overpass=server.url, **{name: other})
+
+
+@pytest.mark.parametrize(
+    "vintage", ["20130401", "2023-02-30", "2023-06-00", "2013-13", "spring 2013", "2013-", "1850", "June"]
+)
+def test_a_vintage_that_is_no_date_is_refused_before_anything_is_read(
+    scene: Path, tmp_path: Path, vintage: str
+) -> None:
+    message = rf"the vintage is '{vintage}'; a year, a month, a day or a span that the calendar has is wanted: 2013,"
+    refused(scene, "nowhere.gpkg", tmp_path, message, vintage=vintage)
+
+
+@pytest.mark.parametrize("vintage", ["2013", "2013-04", "2013-04-30", "1988-2013", "2013-04-01/2014-03-31"])
+def test_every_form_of_a_vintage_gives_an_age(
+    scene: Path, footprints: geopandas.GeoDataFrame, tmp_path: Path, vintage: str
+) -> None:
+    made = run(scene, write(footprints, tmp_path / "b.gpkg"), tmp_path, vintage=vintage)
+    assert 9 < made.info.summary["vintage"]["years_apart"][0] < 10.5
+
+
+@pytest.mark.parametrize("vintage", ["2023-02-30", "20130401", "last spring"])
+def test_a_files_vintage_that_is_no_date_is_unknown_and_said(
+    scene: Path, footprints: geopandas.GeoDataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str], vintage: str
+) -> None:
+    source = write(footprints.assign(vintage=vintage), tmp_path / "b.gpkg")
+    info = run(scene, source, tmp_path).info
+    assert info.vintage == "unknown"
+    said = capsys.readouterr().err
+    assert f"the source's vintage '{vintage}' is no date, year or span, and is taken as unknown" in said
+    assert "b.gpkg does not say how old its footprints are: give --vintage" in said
+    assert f"note         the source's vintage '{vintage}'" in describe(info, 10.0)
+    assert run(scene, source, tmp_path, vintage="2013").info.vintage == "2013"
+
+
+def test_footprints_that_overlap_are_said_to_count_twice_in_their_area(scene: Path, tmp_path: Path) -> None:
+    made = run(scene, write(boxes(SMALL, (100, 100, 40, 40), (120, 100, 40, 40)), tmp_path / "b.gpkg"), tmp_path)
+    assert made.info.summary["footprint_km2"] == pytest.approx(0.0032)
+    assert "0.003 km2 of footprints, overlaps counted twice" in describe(made.info, 10.0)
 
 
 def test_an_unknown_licence_is_said_aloud(
@@ -300,6 +386,42 @@ def test_a_file_is_fetched_from_an_address(
     assert (made.info.source, made.info.footprints) == ("towns.gpkg", 4)
     with serving(lambda *_: Answer(status=404)) as server, pytest.raises(InputError, match=r"can't be fetched \(404"):
         run(scene, f"{server.url}/towns.gpkg", tmp_path)
+
+
+@pytest.mark.parametrize("address", ["http:///b.gpkg", "http://[bad/b.gpkg", "http://exa_mple..x/b.gpkg"])
+def test_an_address_that_names_no_server_is_refused(scene: Path, tmp_path: Path, address: str) -> None:
+    refused(scene, address, tmp_path, re.escape(f"{address} is no address that can be asked"))
+
+
+def test_a_full_temporary_disk_is_a_fault_of_the_world_that_names_it(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("casbah.label.sources.open", full, raising=False)
+    message = r"towns\.gpkg could not be kept in .*casbah-label-.* \(No space left on device\): .* point TMPDIR to a la"
+    with serving(lambda *_: Answer(b"x")) as server, pytest.raises(WorldError, match=message):
+        run(scene, f"{server.url}/towns.gpkg", tmp_path)
+
+
+@pytest.fixture
+def tiny_disk() -> Iterator[None]:
+    """Whatever is written beyond two hundred bytes of a file fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("tiny_disk")
+def test_a_disk_that_fills_under_the_rasters_says_why_and_nothing_else(
+    scene: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shapes = boxes(SMALL, *FOUR).geometry.to_numpy()
+    with pytest.raises(OSError, match="File too large"):
+        write_rasters(tmp_path, shapes, Area(SMALL), Scene.open(scene), 50)
+    assert "tiff" not in capfd.readouterr().err.lower()
 
 
 def test_a_file_is_fetched_from_the_object_store(
@@ -419,6 +541,73 @@ def test_a_missing_file_is_refused(scene: Path, tmp_path: Path) -> None:
 def test_a_file_that_can_not_be_read_is_refused(scene: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"not what it seems" * 10)
     refused(scene, tmp_path / name, tmp_path, rf"{name} can't be read as")
+
+
+def _polyhedral(frame: geopandas.GeoDataFrame, path: Path) -> Path:
+    """A GeoPackage whose first geometry is a polyhedral surface, as exports of 3D city models hold them."""
+    frame.to_file(path, engine="pyogrio")
+    corners = [(500_100, 4_059_900, 0), (500_140, 4_059_900, 0), (500_140, 4_059_860, 9), (500_100, 4_059_900, 0)]
+    face = struct.pack("<BIII", 1, 1003, 1, len(corners)) + b"".join(struct.pack("<ddd", *point) for point in corners)
+    with sqlite3.connect(path) as base:
+        for (trigger,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            base.execute(f'DROP TRIGGER "{trigger}"')
+        (blob,) = base.execute("SELECT geom FROM b WHERE fid = 1").fetchone()
+        header = blob[: 8 + (32 if blob[3] & 2 else 0)]
+        base.execute("UPDATE b SET geom = ? WHERE fid = 1", (header + struct.pack("<BII", 1, 1015, 1) + face,))
+    return path
+
+
+def test_a_kind_of_geometry_that_nothing_here_knows_is_refused_by_file(
+    scene: Path, footprints: geopandas.GeoDataFrame, tmp_path: Path
+) -> None:
+    surface = _polyhedral(footprints, tmp_path / "b.gpkg")
+    message = r"b\.gpkg can't be read as a vector file \(.*Unknown WKB type"
+    refused(scene, surface, tmp_path, message)
+    refused(scene, write(footprints, tmp_path / "good.gpkg"), tmp_path, message, labelled_area=surface)
+
+
+@pytest.mark.parametrize("name", ["b.gpkg", "b.parquet"])
+def test_a_crs_of_a_building_site_is_refused_by_file(
+    scene: Path, footprints: geopandas.GeoDataFrame, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    site = 'LOCAL_CS["Building site",UNIT["metre",1],AXIS["X",EAST],AXIS["Y",NORTH]]'
+    local = write(footprints.set_crs(site, allow_override=True), tmp_path / name)
+    message = rf"{re.escape(name)}: the scene's grid \(EPSG:32631\) can't be put into the CRS 'Building site'; one that"
+    refused(scene, local, tmp_path, message)
+    good = write(footprints, tmp_path / "good.gpkg")
+    refused(scene, good, tmp_path, rf"{re.escape(name)} can't be put into the scene's CRS", labelled_area=local)
+    assert "ERROR" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["b.gpkg", "b.fgb", "b.parquet"])
+def test_an_infinite_coordinate_costs_its_own_building_only(scene: Path, tmp_path: Path, name: str) -> None:
+    frame = boxes(SMALL, *FOUR, (-5000, 0, 20, 20))
+    west, _, _, north = SMALL.bounds
+    frame.loc[0, "geometry"] = Polygon([(west + 9, north - 9), (np.inf, north - 9), (west + 20, north - 20)])
+    made = run(scene, write(frame, tmp_path / name), tmp_path)
+    assert (made.info.footprints, made.info.summary["read"], made.info.summary["dropped"]) == (3, 4, {"not finite": 1})
+    refused(scene, write(frame[:1], tmp_path / f"o{name}"), tmp_path / "o", "geometries whose coordinates are not fin")
+
+
+def test_a_labelled_area_of_several_layers_is_refused_by_their_names(
+    scene: Path, footprints: geopandas.GeoDataFrame, tmp_path: Path
+) -> None:
+    source, area = write(footprints, tmp_path / "b.gpkg"), tmp_path / "area.gpkg"
+    for layer in ("mapped", "sea"):
+        boxes(SMALL, (0, 0, 640, 640)).to_file(area, layer=layer, engine="pyogrio")
+    message = (
+        r"area\.gpkg has 2 layers \(mapped, sea\); a file of one layer .* is wanted: ogr2ogr area.gpkg area.gpkg m"
+    )
+    refused(scene, source, tmp_path, message, labelled_area=area)
+
+
+def test_a_labelled_area_in_which_no_pixel_is_known_is_refused(scene: Path, tmp_path: Path) -> None:
+    source = write(boxes(SMALL, (20, 100, 90, 40)), tmp_path / "b.gpkg")
+    touching = write(boxes(SMALL, (640, 0, 100, 640)), tmp_path / "touching.gpkg")
+    refused(scene, source, tmp_path, r"touching\.gpkg misses the scene", labelled_area=touching)
+    message = r"no pixel of .*scene is observed and lies wholly inside .*gpkg, so nothing could be learned or scored"
+    for name, place in (("thin", (103, 95, 6, 300)), ("unseen", (0, 0, 30, 640))):
+        refused(scene, source, tmp_path, message, labelled_area=write(boxes(SMALL, place), tmp_path / f"{name}.gpkg"))
 
 
 def test_one_of_several_layers_has_to_be_picked(

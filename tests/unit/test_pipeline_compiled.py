@@ -39,7 +39,7 @@ def test_every_parameter_has_a_default_and_a_description(package: Path) -> None:
     declared = compiled.parameters(package)
     assert set(declared) >= {
         "aoi", "labels", "start", "end", "stac", "experiments", "periods", "tile_size", "max_cloud", "seed", "name",
-        "snapshot",
+        "snapshot", "licence", "attribution", "vintage",
     }  # fmt: skip
     for name, facts in declared.items():
         assert "defaultValue" in facts, name
@@ -71,6 +71,7 @@ def test_every_default_survives_the_kfp_command_line(package: Path) -> None:
         "aoi=sample", "aoi=s3://casbah/inputs/town.geojson", "aoi=https://example.org/a%20b.geojson?x=1&y=2",
         "start=2023-06-01", "snapshot=2026-12-24", "labels=overture", 'experiments=["unet_scratch"]', "max_cloud=20",
         "max_cloud=12.5", "periods=2", "name=casbah-buildings", "seed=7", "tile_size=64", "labelled_area=",
+        "licence=CC-BY-4.0", "attribution=Regione Toscana", "vintage=1988-2013",
     ],
 )  # fmt: skip
 def test_the_values_that_the_guide_shows_arrive_with_their_type(word: str, package: Path) -> None:
@@ -163,6 +164,12 @@ def test_the_snapshot_date_is_part_of_what_every_reading_step_is_cached_by(docum
     for name in ("ingest", "label", "finetune"):
         given = found[name]["inputs"]["parameters"]["snapshot"]
         assert given["componentInputParameter"].endswith("snapshot"), name
+
+
+def test_what_a_person_says_of_the_footprints_reaches_the_labels(documents: list[dict[str, Any]]) -> None:
+    given = dict(tasks(documents[0]))["label"]["inputs"]["parameters"]
+    for name in ("licence", "attribution", "vintage"):
+        assert given[name]["componentInputParameter"].endswith(name), name
 
 
 def test_experiments_are_compared_on_validation_and_test_is_scored_once(documents: list[dict[str, Any]]) -> None:

@@ -63,6 +63,15 @@ def test_a_newer_schema_says_which_casbah_wrote_it(labels: LabelSet) -> None:
         LabelSet.open(labels.path)
 
 
+def test_a_newer_schema_of_another_shape_is_told_from_damage(labels: LabelSet) -> None:
+    edit_manifest(labels, version=2, casbah="9.9", files=[["mask.tif", "0"]], inputs=None)
+    with pytest.raises(InputError, match=r"schema 2, written by casbah 9.9; .* reads up to schema 1: upgrade"):
+        LabelSet.open(labels.path)
+    with pytest.raises(InputError, match="is a labels; a scene is wanted here"):
+        Scene.open(labels.path)
+    assert make_labels(labels.path, SMALL).manifest.version == 1, "a newer one is replaced as an older one is"
+
+
 @pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "a/../../secret"])
 def test_a_manifest_that_names_a_file_outside_is_refused(labels: LabelSet, name: str) -> None:
     (labels.path.parent / "secret").write_text("x")
@@ -82,6 +91,38 @@ def test_a_damaged_manifest_is_one_sentence(labels: LabelSet, content: str) -> N
     (labels.path / MANIFEST).write_text(content, encoding="latin-1")
     with pytest.raises(InputError, match=r"manifest.json is damaged: make the labels again"):
         LabelSet.open(labels.path)
+
+
+def test_a_damaged_product_at_the_target_is_said_to_be_in_the_way(labels: LabelSet) -> None:
+    (labels.path / MANIFEST).write_text("{")
+    with pytest.raises(InputError) as raised:
+        make_labels(labels.path, SMALL)
+    wanted = (
+        f"{labels.path} holds a damaged product (its manifest.json can't be read); delete it or name another output"
+    )
+    assert str(raised.value) == wanted
+
+
+def test_a_file_of_a_product_is_told_from_its_directory(tmp_path: Path) -> None:
+    item = make_scene(tmp_path / "scene", SMALL).path / "item.json"
+    with pytest.raises(InputError) as raised:
+        Scene.open(item)
+    assert str(raised.value) == f"{item} is a file; a scene directory is wanted, such as {tmp_path / 'scene'}"
+
+
+@pytest.mark.parametrize(("place", "words"), [("notes/deep/labels", "Not a directory"), ("n" * 300, "name too long")])
+def test_an_output_that_can_not_be_made_is_bad_input(tmp_path: Path, place: str, words: str) -> None:
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(InputError, match=rf"the output .* can't be made there: .*{words}; name a directory that can"):
+        make_labels(tmp_path / place, SMALL)
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_a_fault_that_a_library_keeps_in_its_cause_is_told_with_the_room_left(tmp_path: Path) -> None:
+    fault = OSError("Write failed. See previous exception for details.")
+    fault.__cause__ = RuntimeError("TIFFAppendToStrip: Write error at scanline 0")
+    with pytest.raises(WorldError, match=r"TIFFAppendToStrip: .*; nothing was left there \([\d,]+ MB are free on its"):
+        write_and_fail(tmp_path / "out", fault)
 
 
 def test_a_missing_or_unfinished_directory_says_what_to_run(tmp_path: Path) -> None:

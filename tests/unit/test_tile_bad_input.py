@@ -1,6 +1,8 @@
 """Every bad input of `tile` ends in one sentence that says what to do, and nothing is written."""
 
 import errno
+import math
+import resource
 import shutil
 from pathlib import Path
 
@@ -14,10 +16,11 @@ from casbah.errors import InputError, WorldError
 from casbah.grid import Grid
 from casbah.products.labels import LabelSet
 from casbah.products.scene import Scene
-from casbah.tile import tile
+from casbah.tile import geotiff, tile
 
 GRID = Grid("EPSG:32631", 500_000.0, 4_060_000.0, 160, 160)
-SIZES = {"tile_size": 32, "block_size": 380, "guard": 60, "test_fraction": 0.25, "val_fraction": 0.25}
+WHOLE = {"tile_size": 32, "block_size": 380, "guard": 60, "val_fraction": 0.25}
+SIZES = WHOLE | {"test_fraction": 0.25}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
 
 def refused(town: dict[str, list[Path]], output: Path, words: str, **options) -> None:
     with pytest.raises(InputError, match=words):
-        tile(**town, output=output, **SIZES | options)
+        tile(**town, output=output, **(WHOLE if {"folds", "test_scene"} & set(options) else SIZES) | options)
     assert not list(output.parent.glob("*tiles*"))
     assert not list(output.parent.glob(".*partial*"))
 
@@ -62,6 +65,15 @@ FAR = Grid("EPSG:32631", 520_000.0, 4_060_000.0, 160, 160)
         ({"folds": 0}, "number of folds is 0"),
         ({"folds": 2, "val_fraction": 0.5}, r"with 2 folds, a val fraction of 0\.5 leaves nothing.*less than 0\.5"),
         ({"folds": 2, "test_scene": "scene"}, "give one of them"),
+        ({"folds": 2, "test_fraction": 0.2}, r"--folds says what is tested, so --test-fraction 0\.2 changes nothing"),
+        ({"test_scene": "scene", "test_fraction": 0.2}, r"--test-scene says what is tested, so --test-fraction 0\.2"),
+        ({"guard": math.nan}, "guard is nan m; at most 10000000 m is wanted"),
+        ({"guard": math.inf}, "guard is inf m"),
+        ({"block_size": math.nan}, "block size is nan m"),
+        ({"block_size": -math.inf}, "block size is -inf m"),
+        ({"block_size": 1e300}, "block size is 1e[+]300 m; at most 10000000 m is wanted"),
+        ({"tile_size": 10**9, "block_size": None}, "tile of 1000000000 px is larger than the scene"),
+        ({"block_size": 1_000_000}, "val split would be empty|train split would be empty|test split would be empty"),
         ({"test_scene": "oran"}, "test scene 'oran' is not one of scene"),
         ({"layout": "zarr"}, "layout 'zarr' is unknown; choose npy or geotiff"),
         ({"max_ignore": 1.0}, "largest ignored share is 1"),
@@ -77,8 +89,30 @@ def test_arguments_that_can_not_be_met(town, tmp_path: Path, options: dict, word
     refused(town, tmp_path / "tiles", words, **options)
 
 
-def test_a_split_left_empty_by_the_test_scene(town, tmp_path: Path):
-    refused(town, tmp_path / "tiles", "the train and the val split would be empty", test_scene="scene")
+def test_the_only_scene_as_the_test_scene(town, tmp_path: Path):
+    words = "test scene 'scene' is the only one, which leaves none to train on: give a second --scene with its --labels"
+    refused(town, tmp_path / "tiles", words, test_scene="scene")
+
+
+def test_labels_of_another_scene_on_the_same_grid(town, tmp_path: Path):
+    def labels_of(scene: Scene) -> Path:
+        made = LabelSet.open(town["labels"][0])
+        with LabelSet.write(tmp_path / "own", parameters={}, inputs={"scene": scene.digest}) as draft:
+            for name in made.manifest.files:
+                shutil.copy(made.path / name, draft.directory / name)
+        return tmp_path / "own"
+
+    other = make_scene(tmp_path / "later", GRID, seed=1)
+    words = r"labels .*own were made for another scene than .*later, on the same grid: .*casbah label --scene .*later"
+    refused({"scenes": [other.path], "labels": [labels_of(Scene.open(town["scenes"][0]))]}, tmp_path / "tiles", words)
+    tile(scenes=[other.path], labels=[labels_of(other)], output=tmp_path / "tiles", **SIZES)
+
+
+def test_a_bad_output_is_told_before_anything_is_read(town, tmp_path: Path):
+    (tmp_path / "file").write_text("dear")
+    for options in ({}, {"folds": 2}):
+        with pytest.raises(InputError, match=r"file/t can't be made there: Not a directory"):
+            tile(scenes=[tmp_path / "none"], labels=[tmp_path / "none"], output=tmp_path / "file" / "t", **options)
 
 
 def test_labels_of_another_grid(town, tmp_path: Path):
@@ -172,8 +206,21 @@ def test_a_full_disk(town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fold
 
     monkeypatch.setattr("casbah.tile.store.Arrays.append", full)
     with pytest.raises(WorldError, match=r"tiles could not be written: No space left.*about \d+ MB.*make room"):
-        tile(**town, output=tmp_path / "tiles", folds=folds, **SIZES)
+        tile(**town, output=tmp_path / "tiles", folds=folds, **WHOLE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_under_the_folders_of_terratorch_says_why_and_nothing_else(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            geotiff._write(tmp_path / "a.tif", np.random.default_rng(0).integers(0, 99, (1, 160, 160), "uint8"), GRID)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert capfd.readouterr().err == ""
 
 
 def test_output_that_holds_something_else(town, tmp_path: Path):

@@ -17,10 +17,14 @@ from casbah.products.tiles import SPLITS, TileFolds, TileSet
 from casbah.registration import ShiftEstimate
 from casbah.tile import tile
 from casbah.tile.alignment import Alignment
+from casbah.tile.lattice import lattice
+from casbah.tile.plan import plan
+from casbah.tile.sources import open_sources
 from casbah.tile.summary import table_of
 
 GRID = Grid("EPSG:32631", 500_130.0, 4_060_100.0, 200, 240)
-SIZES = {"tile_size": 32, "block_size": 380, "guard": 60, "test_fraction": 0.25, "val_fraction": 0.25}
+WHOLE = {"tile_size": 32, "block_size": 380, "guard": 60, "val_fraction": 0.25}
+SIZES = WHOLE | {"test_fraction": 0.25}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,8 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scene, LabelSet]:
 
 
 def cut(town: tuple[Scene, LabelSet], output: Path, **options) -> TileSet:
-    return tile(scenes=[town[0].path], labels=[town[1].path], output=output, **SIZES | options)
+    sizes = WHOLE if "folds" in options else SIZES
+    return tile(scenes=[town[0].path], labels=[town[1].path], output=output, **sizes | options)
 
 
 def copy_scene(scene: Scene, path: Path, grid: Grid, images: np.ndarray, valid: np.ndarray) -> Scene:
@@ -239,12 +244,34 @@ def test_the_same_input_gives_the_same_product(town, tmp_path: Path):
     assert cut(town, tmp_path / "c", seed=1).digest != cut(town, tmp_path / "a").digest
 
 
+def test_a_split_without_any_building_is_warned_of(town, tmp_path: Path):
+    scene, labels = town
+    train = cut(town, tmp_path / "t").table
+    places = train[train["split"] == "test"].geometry.union_all().buffer(20)
+    left = labels.footprints()
+    left = left[~left.intersects(places)]
+    make_labels(tmp_path / "labels", GRID, footprints=left)
+    text = table_of(tile(scenes=[scene.path], labels=[tmp_path / "labels"], output=tmp_path / "u", **SIZES).info)
+    assert [line for line in text.splitlines() if "WARNING" in line] == [
+        "WARNING: no tile of test holds a building: another --seed, or more labels, may help"
+    ]
+
+
+def test_a_block_far_larger_than_the_scene_has_the_tiles_of_the_scene(town, tmp_path: Path):
+    huge = {"tile_size": 32, "block_size": 1_000_000, "guard": 0}
+    scene, labels = town
+    source = open_sources([scene.path], [labels.path])
+    made = plan(source, [lattice(GRID, **huge)], 0.0)
+    assert made.labelled == (labels.mask() != 255).sum()
+    assert len({corner for block in made.blocks for corner in block.tiles}) == made.tiles > 20
+
+
 def test_a_whole_city_can_be_the_test_split(town, tmp_path: Path):
     far = Grid(GRID.crs, GRID.west + 20_000, GRID.north, 120, 120)
     scene = make_scene(tmp_path / "harbour", far, periods=2, seed=1)
     labels = make_labels(tmp_path / "harbour-labels", far, seed=1)
     scenes, label_sets = [town[0].path, scene.path], [town[1].path, labels.path]
-    tiles = tile(scenes=scenes, labels=label_sets, output=tmp_path / "t", test_scene="harbour", **SIZES)
+    tiles = tile(scenes=scenes, labels=label_sets, output=tmp_path / "t", test_scene="harbour", **WHOLE)
     assert set(tiles.split("test").table["scene"]) == {"harbour"}
     assert "harbour" not in set(tiles.split("train").table["scene"]) | set(tiles.split("val").table["scene"])
     assert tiles.info.scenes == ("scene", "harbour")
@@ -261,7 +288,7 @@ def test_no_ground_of_the_test_city_is_trained_on_from_another_scene(town, tmp_p
     renamed = tmp_path / "port"
     scenes[1].rename(renamed)
     rename_item(renamed, "port")
-    tiles = tile(scenes=[scenes[0], renamed], labels=labels, output=tmp_path / "t", test_scene="port", **SIZES)
+    tiles = tile(scenes=[scenes[0], renamed], labels=labels, output=tmp_path / "t", test_scene="port", **WHOLE)
     assert no_pixel_in_two_splits(tiles)
     assert tiles.info.summary["dropped"]["in a block of the test scene"] > 0
 

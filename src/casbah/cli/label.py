@@ -20,10 +20,14 @@ def label(
         None, help="Polygon inside of which every building is labelled; outside of it nothing is learnt or scored."
     ),
     building_cover: int = typer.Option(50, help="Percent of a pixel under buildings that makes it building."),
-    licence: str | None = typer.Option(None, help="Licence of a file's footprints, such as CC-BY-4.0."),
-    attribution: str | None = typer.Option(None, help="Whom every map made from a file's footprints must name."),
+    licence: str | None = typer.Option(
+        None, help="Licence of footprints that do not say it themselves, such as CC-BY-4.0."
+    ),
+    attribution: str | None = typer.Option(
+        None, help="Whom every map made from footprints must name, where these do not say it."
+    ),
     vintage: str | None = typer.Option(
-        None, help="Date, year or span of a file's footprints, such as 2013 or 1988-2013."
+        None, help="Date, year or span of footprints that do not say it, such as 2013, 2013-04-30 or 1988-2013."
     ),
     snapshot: str | None = typer.Option(
         None, help="OSM: the date (ISO) of the data; Overture: the release. Makes the same labels again later."

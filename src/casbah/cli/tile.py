@@ -30,7 +30,9 @@ def tile(
     guard: float | None = typer.Option(
         None, help="Metres between tiles of different blocks, so that no split sees into another.  [default: 120]"
     ),
-    test_fraction: float = typer.Option(0.2, help="Share of blocks to test on."),
+    test_fraction: float | None = typer.Option(
+        None, help="Share of blocks to test on; not with --folds or --test-scene.  [default: 0.2]"
+    ),
     val_fraction: float = typer.Option(0.1, help="Share of blocks to choose epochs and thresholds on."),
     folds: int = typer.Option(1, help="Spatial k-fold: test every block once, in K sets, plus one to refit on."),
     align: bool = typer.Option(False, "--align", help="Move footprints by the shift that each split's blocks show."),

@@ -49,6 +49,8 @@ def open_cases(model: Path, tiles: Path, split: str) -> Cases:
     for case in found.cases:
         check_fit(case.model, case.tiles)
         check_unseen(case.model, case.tiles, split)
+        for name in SPLITS:  # the index is tuned on val, and the pictures show all
+            case.tiles.split(name).check_images()
     _check_tested_once(found.cases, split)
     return found
 

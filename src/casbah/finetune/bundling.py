@@ -19,13 +19,7 @@ def check_split(tiles: TileSet, split: Split) -> None:
     where = tiles.path / split.name
     if len(split) == 0:
         raise InputError(f"{where} holds no tile: tile again with another seed, more area, or smaller blocks")
-    if split.images.dtype != np.uint16:
-        bad = [row for row in range(len(split)) if not np.isfinite(split.images[row]).all()]
-        found = f"NaN or infinity in tile {bad[0]} (block {split.blocks[bad[0]]})" if bad else str(split.images.dtype)
-        raise InputError(
-            f"{where / 'images.npy'} holds {found}; uint16 reflectance x 10000 with 0 for nodata is wanted: make the "
-            "tiles again"
-        )
+    split.check_images()
     if not (split.masks == 1).any():
         raise InputError(f"{where} holds no building pixel, so nothing can be learned or chosen from it: label more")
 

@@ -182,8 +182,12 @@ class TileDataModule(LightningDataModule):
                     f"no tiles are named: set {TILES_VARIABLE} to the directory of a TileSet, or give "
                     "--data.init_args.tiles"
                 )
-            self._opened = TileSet.open(Path(named), verify=False)
+            self._opened = TileSet.open(Path(named))
         return self._opened
+
+    def take(self, tiles: TileSet) -> None:
+        """Feed a TileSet that is open, so that its files, checked then, are not checked again."""
+        self._opened = tiles
 
     @property
     def band_names(self) -> tuple[str, ...]:

@@ -71,6 +71,7 @@ class _Run:
         self.experiment, self.tiles, self.seed = experiment, tiles, seed
         self.trainer, self.task = cli.trainer, cli.model
         self.data: TileDataModule = cli.datamodule
+        self.data.take(tiles)
         _check_epochs(cli.trainer, experiment.source)
         for split in ("train", "val"):
             bundling.check_split(tiles, tiles.split(split))

@@ -6,7 +6,7 @@ from pathlib import Path
 from casbah.errors import InputError
 from casbah.finetune.experiment import Experiment, read
 from casbah.models import torchvision_cure
-from casbah.products.manifest import check_target, read_manifest
+from casbah.products.manifest import check_target, read_kind
 from casbah.products.model import ModelBundle
 from casbah.products.tiles import TileFolds, TileSet
 from casbah.progress import say
@@ -57,7 +57,7 @@ def finetune(
             "--checkpoints"
         )
     output, tiles = Path(output), Path(tiles)
-    if read_manifest(tiles, "TileSet").product != TileFolds.schema:
+    if read_kind(tiles, "TileSet").product != TileFolds.schema:
         check_target(output, ModelBundle.schema)
         return _train(experiment, TileSet.open(tiles), output, wanted, max_labels, resume, checkpoints, experiment.name)
     folds = TileFolds.open(tiles)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import shapely
-from rasterio.errors import CRSError
-from rasterio.warp import transform_bounds
+from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
 
 from casbah.errors import InputError
 from casbah.grid import Grid
@@ -44,18 +44,23 @@ class Area:
     def bounds_in(self, crs: str) -> tuple[float, float, float, float]:
         """West, south, east, north of the area with its margin in another CRS (degrees for EPSG:4326)."""
         try:
-            west, south, east, north = transform_bounds(self.grid.crs, crs, *shapely.bounds(self.around))
-        except CRSError as error:
-            raise InputError(f"the scene's grid ({self.grid.crs}) can't be put into {crs}: {error}") from None
-        return west, south, east, north
+            there = Transformer.from_crs(self.grid.crs, crs, always_xy=True)
+            west, south, east, north = shapely.bounds(self.around)
+            return there.transform_bounds(west, south, east, north, errcheck=True)
+        except ProjError:
+            raise InputError(
+                f"the scene's grid ({self.grid.crs}) can't be put into the CRS {CRS.from_user_input(crs).name!r}; one "
+                "that is tied to the Earth is wanted"
+            ) from None
 
 
 @dataclass
 class Found:
     """Footprints before repair: a frame with a column `id` (text), whatever tags the source has, and its CRS.
 
-    `dropped` counts what the source itself could not make a polygon of, by reason; `read` counts everything it looked
-    at in the area. `licence`, `attribution` and `vintage` are `unknown` where the source does not say.
+    `sha256` is that of the file that was read, None where a service was asked. `dropped` counts what the source itself
+    could not make a polygon of, by reason; `read` counts everything it looked at in the area. `licence`, `attribution`
+    and `vintage` are `unknown` where the source does not say.
     """
 
     source: str
@@ -64,6 +69,7 @@ class Found:
     attribution: str = UNKNOWN
     vintage: str = UNKNOWN
     simulated: bool = False
+    sha256: str | None = None
     dropped: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import requests
+import urllib3
 
 import casbah
 from casbah import progress
@@ -34,6 +35,14 @@ SMALLEST_PART = 0.01
 
 SERVER_SECONDS, SERVER_BYTES = 180, 512 * 2**20
 """What a question may cost the server (`timeout` and `maxsize`); the server's own defaults, said aloud."""
+
+NO_ADDRESS = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+    urllib3.exceptions.LocationValueError,
+)
+"""What `requests` raises for a URL that names no server; one that urllib3 finds out is not wrapped."""
 
 BUSY = (429, 500, 502, 503, 504)
 TOO_MUCH = re.compile(r"timed out|out of memory", re.IGNORECASE)
@@ -146,7 +155,12 @@ def _ask(session: requests.Session, server: str, question: str, manners: Manners
             time.sleep(pause)
         try:
             answer = session.post(server, data={"data": question}, timeout=(manners.connect, manners.read))
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        except NO_ADDRESS as error:
+            raise InputError(
+                f"the Overpass server is {server!r}, no address that can be asked ({error}); the http(s):// URL of its "
+                "interpreter is wanted"
+            ) from None
+        except requests.RequestException as error:
             # No server is being burdened here, so the wait for a network that may not exist is kept short.
             fault, pause = _fault(error), manners.pause / 5 * 2**attempt
             continue
@@ -193,6 +207,8 @@ def _plain(html: str) -> str:
 def _fault(error: Exception) -> str:
     if isinstance(error, requests.Timeout):
         return "it did not answer in time"
+    if isinstance(error, requests.TooManyRedirects):
+        return "it sends from one address to another without end"
     return "it could not be reached or broke off"
 
 

@@ -36,17 +36,22 @@ LAYOUT = {
 }
 
 
-def write_rasters(directory: Path, shapes: NDArray[Any], area: Area, scene: Scene, building_cover: int) -> None:
+def write_rasters(directory: Path, shapes: NDArray[Any], area: Area, scene: Scene, building_cover: int) -> int:
     """Write `coverage.tif` and `mask.tif` (uint8, 255 = unknown) of valid polygons on the scene's grid.
 
-    Unknown is what lies outside the labelled area, and what no period of the scene observed.
+    Unknown is what lies outside the labelled area, and what no period of the scene observed; returned is the number of
+    pixels that are not.
     """
     grid = area.grid
     windows = list(grid.windows(BLOCK))
     order = shapely.STRtree(shapes)
+    labelled = 0
     with (
-        rasterio.open(directory / "coverage.tif", "w", **grid.profile(**LAYOUT)) as coverage,
-        rasterio.open(directory / "mask.tif", "w", **grid.profile(**LAYOUT)) as mask,
+        # Through a file of Python's, a full disk is an error with its number; libtiff would print its own and drop it.
+        open(directory / "coverage.tif", "wb") as coverage_file,
+        open(directory / "mask.tif", "wb") as mask_file,
+        rasterio.open(coverage_file, "w", **grid.profile(**LAYOUT)) as coverage,
+        rasterio.open(mask_file, "w", **grid.profile(**LAYOUT)) as mask,
         progress.task("cover", len(windows)) as task,
     ):
         for window in windows:
@@ -57,7 +62,9 @@ def write_rasters(directory: Path, shapes: NDArray[Any], area: Area, scene: Scen
             building = np.where(cover == IGNORE, IGNORE, cover >= building_cover).astype(np.uint8)
             coverage.write(cover, 1, window=window)
             mask.write(building, 1, window=window)
+            labelled += int((cover != IGNORE).sum())
             task.advance()
+    return labelled
 
 
 def known(part: Grid, area: Area, scene: Scene, window: Window) -> NDArray[np.bool_]:

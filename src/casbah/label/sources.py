@@ -1,5 +1,6 @@
 """Which source a word, a path or an address means, and how a remote file is fetched."""
 
+import hashlib
 import tempfile
 import time
 from pathlib import Path, PurePosixPath
@@ -12,9 +13,10 @@ from casbah import progress
 from casbah.errors import InputError, WorldError
 from casbah.label.extract import read_extract
 from casbah.label.found import Area, Found
-from casbah.label.overpass import read_overpass
+from casbah.label.overpass import NO_ADDRESS, read_overpass
 from casbah.label.overture import is_overture, read_overture, read_overture_file
 from casbah.label.vector import PARQUET, read_vector
+from casbah.products.manifest import sha256_of
 from casbah.storage import Location, Store
 
 ATTEMPTS = 4
@@ -36,7 +38,10 @@ def find(source: str, area: Area, *, snapshot: str | None, layer: str | None, ov
         return read_overture(area, snapshot)
     if snapshot is not None:
         raise InputError(f"a snapshot can't be asked of the file {source}; it goes with --source osm or overture")
-    scheme = urlsplit(source).scheme
+    try:
+        scheme = urlsplit(source).scheme
+    except ValueError as error:
+        raise InputError(f"{source} is no address that can be asked ({error})") from None
     if scheme in ("s3", "minio", "http", "https"):
         with tempfile.TemporaryDirectory(prefix="casbah-label-") as folder:
             return _read(_fetched(source, Path(folder)), area, layer)
@@ -44,11 +49,26 @@ def find(source: str, area: Area, *, snapshot: str | None, layer: str | None, ov
 
 
 def _read(path: Path, area: Area, layer: str | None) -> Found:
+    found = _found(path, area, layer)
+    found.sha256 = _digest(path)
+    return found
+
+
+def _found(path: Path, area: Area, layer: str | None) -> Found:
     if path.name.lower().endswith(EXTRACT):
         return read_extract(path, area)
     if path.exists() and (path.is_dir() or path.suffix.lower() in PARQUET) and is_overture(path):
         return read_overture_file(path, area)
     return read_vector(path, area, layer)
+
+
+def _digest(path: Path) -> str:
+    """sha256 of a file, or over the names and sha256 of all files of a folder."""
+    if path.is_file():
+        return sha256_of(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    lines = "\n".join(f"{file.relative_to(path)} {sha256_of(file)}" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _fetched(address: str, folder: Path) -> Path:
@@ -85,6 +105,13 @@ def _download(address: str, target: Path) -> None:
                 fault = f"{answer.status_code} {answer.reason}"
                 if answer.status_code < 500 and answer.status_code != requests.codes.too_many_requests:
                     raise InputError(f"{address} can't be fetched ({fault}): check the address")
+        except NO_ADDRESS as error:
+            raise InputError(f"{address} is no address that can be asked ({error})") from None
         except requests.RequestException as error:
             fault = type(error).__name__
+        except OSError as error:
+            raise WorldError(
+                f"{address} could not be kept in {target.parent} ({error.strerror or error}): make room, or point "
+                "TMPDIR to a larger disk, and run it again"
+            ) from error
     raise WorldError(f"{address} failed {ATTEMPTS} times ({fault}): try again, or download it and name the file")

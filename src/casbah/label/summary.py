@@ -1,7 +1,6 @@
 """What a person wants to know about labels before trusting them, as numbers and as text."""
 
-import re
-from datetime import date
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import shapely
 from casbah.grid import Grid
 from casbah.label.found import UNKNOWN, Area, Found
 from casbah.label.repair import Repairs
+from casbah.label.vintage import year_of, years_of
 from casbah.products.labels import IGNORE, LabelInfo, Shift
 from casbah.products.scene import Scene
 
@@ -101,23 +101,8 @@ def _vintage(vintage: str, scene: Scene) -> dict[str, Any]:
     dates = [sorted(period.dates) or [period.start, period.end] for period in scene.info.periods]
     gaps: list[float | None] = [None] * len(dates)
     if span is not None:
-        gaps = [round(max(0.0, _year(seen[0]) - span[1], span[0] - _year(seen[-1])), 2) for seen in dates]
+        gaps = [round(max(0.0, year_of(seen[0]) - span[1], span[0] - year_of(seen[-1])), 2) for seen in dates]
     return {"footprints": vintage, "images": dates, "years_apart": gaps}
-
-
-def years_of(vintage: str) -> tuple[float, float] | None:
-    """First and last moment, as decimal years, of the dates or years that a vintage names; None where there is none."""
-    found = re.findall(r"\b((?:19|20)\d\d)(?:-(0[1-9]|1[0-2])(?!\d)(?:-([0-2]\d|30|31)(?!\d))?)?(?!\d)", vintage)
-    if not found:
-        return None
-    first = min(_year("-".join((year, month or "01", day or "01"))) for year, month, day in found)
-    last = max(_year("-".join((year, month or "12", day or "28"))) for year, month, day in found)
-    return first, last
-
-
-def _year(text: str) -> float:
-    day = date.fromisoformat(text[:10])
-    return day.year + (day.timetuple().tm_yday - 1) / 365.25
 
 
 def shift_summary(shifts: tuple[Shift, ...], periods: int) -> list[dict[str, Any]]:
@@ -146,9 +131,9 @@ def describe(info: LabelInfo, resolution: float) -> str:
     lines = [
         f"footprints   {info.footprints:,} polygons from {info.source}" + (" (SIMULATED)" if info.simulated else ""),
         f"             {s['read']:,} read, {s['repaired']:,} repaired, {s['multi_part']:,} of several parts, "
-        f"{sum(s['dropped'].values()):,} dropped{_reasons(s['dropped'])}",
-        f"area         {s['footprint_km2']:.3f} km2 of buildings (median {s['median_footprint_m2']:,.0f} m2, largest "
-        f"{s['largest_footprint_m2']:,.0f} m2)",
+        f"{sum(s['dropped'].values()):,} dropped" + (f" ({reasons(s['dropped'])})" if s["dropped"] else ""),
+        f"area         {s['footprint_km2']:.3f} km2 of footprints, overlaps counted twice (median "
+        f"{s['median_footprint_m2']:,.0f} m2, largest {s['largest_footprint_m2']:,.0f} m2)",
         f"labelled     {s['labelled_km2']:.2f} km2; {s['unlabelled_km2']:.2f} km2 of the scene are unknown (255)",
         f"cover        {percent['cover']} of the labelled area; {percent['building_pixels']} of its pixels are "
         f"building (cover >= {info.building_cover} %)",
@@ -180,8 +165,9 @@ def warnings(info: LabelInfo, resolution: float) -> list[str]:
     return [f"WARNING      {line}" for line in lines]
 
 
-def _reasons(dropped: dict[str, int]) -> str:
-    return " (" + ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()) + ")" if dropped else ""
+def reasons(dropped: Mapping[str, int]) -> str:
+    """Counts of what was dropped, for a sentence."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count)
 
 
 def _dates(dates: list[str]) -> str:

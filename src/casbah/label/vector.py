@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyogrio
 import pyogrio.errors
+import shapely
 
 from casbah.errors import InputError
 from casbah.label.found import UNKNOWN, Area, Found, extent
@@ -22,6 +23,16 @@ SIMULATED = "casbah:simulated"
 EMPTY = "casbah:empty"
 """Under this key the number of rows without a geometry, or with one of no point, is handed on: no question for an area
 finds them."""
+
+FAULTS = (
+    pyogrio.errors.DataSourceError,
+    pyogrio.errors.DataLayerError,
+    pyogrio.errors.CRSError,
+    pyogrio.errors.GeometryError,
+    shapely.errors.ShapelyError,
+    ValueError,
+)
+"""What libraries raise for a file that they can't read, or whose kind of geometry they do not know."""
 
 IDENTIFIERS = ("id", "osm_id", "@id", "fid", "objectid", "OBJECTID", "gml_id", "uuid")
 """Columns that name a footprint, the first that is there wins."""
@@ -54,8 +65,17 @@ def read_polygons(path: Path, what: str) -> "geopandas.GeoDataFrame":
     if not path.exists():
         raise InputError(f"{path} does not exist; a file with {what} is wanted")
     try:
-        frame = geopandas.read_parquet(path) if path.suffix.lower() in PARQUET else geopandas.read_file(path)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError, OSError) as error:
+        if path.suffix.lower() in PARQUET:
+            frame = geopandas.read_parquet(path)
+        else:
+            layers = _layers(path)
+            if len(layers) > 1:
+                raise InputError(
+                    f"{path} has {len(layers)} layers ({', '.join(layers)}); a file of one layer with {what} is "
+                    f"wanted: ogr2ogr area.gpkg {path.name} {layers[0]}"
+                )
+            frame = geopandas.read_file(path, layer=layers[0] if layers else None)
+    except (*FAULTS, OSError) as error:
         raise InputError(f"{path} can't be read as a vector file ({_first_line(error)})") from None
     if not isinstance(frame, geopandas.GeoDataFrame) or frame.empty:
         raise InputError(f"{path} holds no feature; {what} is wanted")
@@ -84,10 +104,15 @@ def _read_ogr(path: Path, area: Area, layer: str | None) -> tuple["geopandas.Geo
         about = pyogrio.read_info(path, layer=layer, force_total_bounds=True, force_feature_count=True)
         _check_crs(path, about["crs"])
         _check_count(path, about["features"])
-        bounds = _check_overlap(path, about["crs"], about["total_bounds"], area)
-        frame = pyogrio.read_dataframe(path, layer=layer, bbox=bounds, fid_as_index=True).sort_index()
+        total = about["total_bounds"]
+        if total is not None and np.isfinite(total).all():
+            bounds = _check_overlap(path, about["crs"], total, area)
+            frame = pyogrio.read_dataframe(path, layer=layer, bbox=bounds, fid_as_index=True).sort_index()
+        else:
+            # One infinite coordinate hides the extent of all other rows, and no question for an area finds its own.
+            frame = _around(path, pyogrio.read_dataframe(path, layer=layer, fid_as_index=True).sort_index(), area)
         nowhere = _nowhere(path, layer)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
+    except FAULTS as error:
         raise InputError(f"{path} can't be read as a vector file ({_first_line(error)})") from None
     # Some drivers (GML) give rows without a geometry to a question for an area as well.
     frame = frame[~frame.index.isin(nowhere)]
@@ -107,9 +132,14 @@ def _nowhere(path: Path, layer: str) -> pd.Index:
     return rows.index[rows.geometry.isna() | rows.geometry.is_empty]
 
 
+def _layers(path: Path) -> list[str]:
+    """Names of the layers with a geometry."""
+    return [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
+
+
 def _layer(path: Path, wanted: str | None) -> str:
     """The layer of footprints: the one wanted, the only one, or the only one whose name says building."""
-    layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
+    layers = _layers(path)
     names = ", ".join(layers)
     if wanted is not None and wanted not in layers:
         raise InputError(f"{path} has no layer {wanted!r}; it has {names or 'none with a geometry'}")
@@ -130,16 +160,29 @@ def _read_parquet(path: Path, area: Area) -> tuple["geopandas.GeoDataFrame", dic
     try:
         frame = geopandas.read_parquet(path)
         about = pyarrow.parquet.read_schema(path).metadata or {}
-    except (pyarrow.ArrowException, ValueError, OSError) as error:
+    except (pyarrow.ArrowException, *FAULTS, OSError) as error:
         raise InputError(f"{path} can't be read as GeoParquet ({_first_line(error)})") from None
     _check_crs(path, frame.crs)
     _check_count(path, len(frame))
-    bounds = _check_overlap(path, str(frame.crs.to_string()), frame.total_bounds, area)
+    said = {key.decode(): value.decode(errors="replace") for key, value in about.items() if key != b"geo"}
+    return _around(path, frame, area), said
+
+
+def _around(path: Path, frame: "geopandas.GeoDataFrame", area: Area) -> "geopandas.GeoDataFrame":
+    """The rows that meet the area's bounds, and those of which nobody can tell (empty, not finite), to be counted."""
     there = frame.geometry.bounds.to_numpy()
+    finite = np.isfinite(there).all(axis=1)
+    if not finite.any():
+        shapes = (
+            "rows without a geometry"
+            if (frame.geometry.isna() | frame.geometry.is_empty).all()
+            else ("geometries whose coordinates are not finite")
+        )
+        raise InputError(f"{path} holds {shapes} only; building footprints (polygons) are wanted")
+    total = (*there[finite, :2].min(axis=0), *there[finite, 2:].max(axis=0))
+    bounds = _check_overlap(path, str(frame.crs.to_string()), total, area)
     apart = (there[:, :2] > np.array(bounds[2:])).any(axis=1) | (there[:, 2:] < np.array(bounds[:2])).any(axis=1)
-    return frame[~apart], {
-        key.decode(): value.decode(errors="replace") for key, value in about.items() if key != b"geo"
-    }
+    return frame[~(apart & finite)]
 
 
 def _check_crs(path: Path, crs: Any) -> None:
@@ -156,10 +199,11 @@ def _check_count(path: Path, count: int) -> None:
 
 def _check_overlap(path: Path, crs: str, total: Any, area: Area) -> tuple[float, float, float, float]:
     """The area's bounds in the file's CRS; `InputError` where the file's extent does not meet them."""
-    wanted = area.bounds_in(crs)
-    found = tuple(float(value) for value in (total if total is not None else ()))
-    if not found or not np.isfinite(found).all():
-        raise InputError(f"{path} holds rows without a geometry only; building footprints (polygons) are wanted")
+    try:
+        wanted = area.bounds_in(crs)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    found = tuple(float(value) for value in total)
     if found[0] > wanted[2] or found[2] < wanted[0] or found[1] > wanted[3] or found[3] < wanted[1]:
         raise InputError(
             f"{path} does not overlap the scene: in {crs} it spans {extent(found)}, and the labelled part of the scene "

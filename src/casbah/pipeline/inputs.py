@@ -23,6 +23,8 @@ SAMPLE = Location(BUCKET, "sample")
 TOWN = re.compile(r"sample(@[0-9a-f]{8,64})?")
 """The simulated town, or only the one whose digest begins so: a step is cached by this text, not by what lies there."""
 
+TOWN_LICENCE = "CC0-1.0"
+
 FOOTPRINT_SERVICES = {"osm": "osm", "overture": "overture", "algiers": "osm"}
 """Values of `labels` that name a service; the case study takes OpenStreetMap's footprints."""
 
@@ -72,6 +74,18 @@ def labelled_area(value: str, source: str, folder: Path) -> Path | None:
     return _remote("labelled_area", value, ["sample"], folder) if value else None
 
 
+def licence(value: str, source: str) -> str | None:
+    """The licence of the footprints where their file does not say it: that of the sample is known."""
+    if is_town(source) and value not in ("", TOWN_LICENCE):
+        raise InputError(f"licence is {value!r}, and the sample's footprints are {TOWN_LICENCE}: leave licence out")
+    return TOWN_LICENCE if is_town(source) else value or None
+
+
+def text(value: object) -> str:
+    """Text that the KFP command line may have turned into a number: the vintage 2013."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+
 def catalogue(value: str) -> str:
     """The STAC API or catalogue; `sample` is the published simulated town."""
     if not is_town(value):
@@ -104,11 +118,11 @@ def experiment_list(value: object) -> list[str]:
 
 def iso_date(name: str, value: object) -> str:
     """An ISO date from `2023-06-01`, or from `20230601`, which the KFP command line has turned into a number."""
-    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-    if re.fullmatch(r"\d{8}", text):
-        text = f"{text[:4]}-{text[4:6]}-{text[6:]}"
+    day = text(value)
+    if re.fullmatch(r"\d{8}", day):
+        day = f"{day[:4]}-{day[4:6]}-{day[6:]}"
     try:
-        return date.fromisoformat(text).isoformat()
+        return date.fromisoformat(day).isoformat()
     except ValueError:
         raise InputError(f"{name} is {value!r}; an ISO date is wanted, such as 2023-06-01") from None
 

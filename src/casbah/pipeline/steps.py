@@ -72,18 +72,35 @@ def ingest(
         _describe(scene, product, snapshot=inputs.iso_date("snapshot", snapshot))
 
 
-def label(labels: Artifact, *, scene: Artifact, source: str, labelled_area: str, snapshot: str) -> None:
-    """Footprints become a `LabelSet` on the scene's grid: OpenStreetMap as of `snapshot`, other sources as they are."""
+def label(
+    labels: Artifact,
+    *,
+    scene: Artifact,
+    source: str,
+    labelled_area: str,
+    licence: str,
+    attribution: str,
+    vintage: str,
+    snapshot: str,
+) -> None:
+    """Footprints become a `LabelSet` on the scene's grid: OpenStreetMap as of `snapshot`, other sources as they are.
+
+    `licence`, `attribution` and `vintage` say what a vector file does not say of itself; empty where nobody knows.
+    """
     with _step("label") as folder:
         from casbah.label import label as stage
 
+        area = inputs.labelled_area(labelled_area, source, folder)
         product = stage(
             scene=Path(scene.path),
             source=inputs.footprints(source, folder),
             output=Path(labels.path),
-            labelled_area=inputs.labelled_area(labelled_area, source, folder),
-            licence="CC0-1.0" if inputs.is_town(source) else None,
+            labelled_area=area,
+            licence=inputs.licence(licence, source),
+            attribution=attribution or None,
+            vintage=inputs.text(vintage) or None,
             snapshot=inputs.iso_date("snapshot", snapshot) if inputs.is_osm(source) else None,
+            origins={"source": source} | ({"labelled_area": labelled_area or source} if area else {}),
         )
         _describe(labels, product, snapshot=inputs.iso_date("snapshot", snapshot))
 

@@ -60,7 +60,9 @@ class LabelInfo(BaseModel):
     labelled_area: dict[str, Any] | None = None
     """GeoJSON geometry in the grid's CRS, outside of which nothing is known; None: the whole grid is labelled."""
     summary: dict[str, Any]
-    """Counts and areas: read, repaired, multi-part, dropped (with reasons), km2, cover, share without any building."""
+    """Counts and areas: read, repaired, multi-part, dropped (with reasons), km2, cover, share without any building.
+
+    `footprint_km2` is the sum of the polygons' areas, in which overlaps count twice; `cover` counts them once."""
     shifts: tuple[Shift, ...] = ()
 
     @property

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,6 +21,8 @@ import casbah
 from casbah.errors import InputError, WorldError
 
 MANIFEST = "manifest.json"
+
+Part = TypeVar("Part", bound="Kind")
 
 
 class FileRecord(BaseModel):
@@ -31,13 +33,18 @@ class FileRecord(BaseModel):
     size: int
 
 
-class Manifest(BaseModel):
-    """The contents of `manifest.json`. `inputs` maps a role (`scene`, `labels`, …) to the digest of that product."""
+class Kind(BaseModel):
+    """The part of `manifest.json` that keeps its shape in every schema: what the product is, and who wrote it."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
     product: str
     version: int
     casbah: str
+
+
+class Manifest(Kind):
+    """The contents of `manifest.json`. `inputs` maps a role (`scene`, `labels`, …) to the digest of that product."""
+
     created: str
     parameters: dict[str, Any]
     inputs: dict[str, str]
@@ -93,14 +100,15 @@ class Product:
         where a file is missing or changed.
         """
         path = Path(path)
-        manifest = read_manifest(path, cls.schema)
-        if manifest.product != cls.schema:
-            raise InputError(f"{path} is a {manifest.product}; a {cls.schema} is wanted here")
-        if manifest.version > cls.version:
+        kind = read_kind(path, cls.schema)
+        if kind.product != cls.schema:
+            raise InputError(f"{path} is a {kind.product}; a {cls.schema} is wanted here")
+        if kind.version > cls.version:
             raise InputError(
-                f"{path} is a {cls.schema} of schema {manifest.version}, written by casbah {manifest.casbah}; this "
+                f"{path} is a {cls.schema} of schema {kind.version}, written by casbah {kind.casbah}; this "
                 f"casbah {casbah.__version__} reads up to schema {cls.version}: upgrade it or make the product again"
             )
+        manifest = read_manifest(path, cls.schema)
         for name in cls.required:
             if name not in manifest.files:
                 raise InputError(f"{path} is a {cls.schema} without {name}: make the product again")
@@ -145,15 +153,29 @@ class Product:
             (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
             replace_directory(partial, path)
         except OSError as error:
+            # A library that writes through C may know no more than its last complaint, and keep that in the cause.
+            fault = error.strerror or error.__cause__ or error
+            free = shutil.disk_usage(_existing(path)).free / 1e6
             raise WorldError(
-                f"{path} could not be written: {error.strerror or error}; nothing was left there"
+                f"{path} could not be written: {fault}; nothing was left there ({free:,.0f} MB are free on its disk)"
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def read_kind(path: Path, wanted: str = "product") -> Kind:
+    """What a product directory holds, of whichever schema; `InputError` where there is none or it can't be read."""
+    return _read(Kind, path, wanted)
+
+
 def read_manifest(path: Path, wanted: str = "product") -> Manifest:
     """The manifest of a product directory of any kind; `InputError` where there is none or it can't be read."""
+    return _read(Manifest, path, wanted)
+
+
+def _read(part: type[Part], path: Path, wanted: str) -> Part:
+    if path.is_file():
+        raise InputError(f"{path} is a file; a {wanted} directory is wanted, such as {path.parent}")
     if not path.is_dir():
         older = sorted(path.parent.glob(f"{glob.escape(_put_away(path))}*"))
         if older:
@@ -163,7 +185,7 @@ def read_manifest(path: Path, wanted: str = "product") -> Manifest:
             )
         raise InputError(f"{path} does not exist; a {wanted} directory is wanted")
     try:
-        return Manifest.model_validate_json((path / MANIFEST).read_text(encoding="utf-8"))
+        return part.model_validate_json((path / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
             f"{path} has no {MANIFEST}, so it is no finished {wanted}: run the stage that makes it"
@@ -174,12 +196,25 @@ def read_manifest(path: Path, wanted: str = "product") -> Manifest:
 
 def check_target(path: Path, schema: str) -> None:
     """`InputError` unless a product of this kind may be written at `path`: nothing is there, or an older one."""
-    if not path.exists():
+    try:
+        path.stat()
+    except FileNotFoundError:
         return
+    except OSError as error:
+        raise InputError(
+            f"the output {path} can't be made there: {error.strerror}; name a directory that can be written"
+        ) from None
     if path.is_dir() and not any(path.iterdir()):
         return
-    if path.is_dir() and (path / MANIFEST).is_file() and read_manifest(path).product == schema:
-        return
+    if path.is_dir() and (path / MANIFEST).is_file():
+        try:
+            kind = read_kind(path)
+        except InputError:
+            raise InputError(
+                f"{path} holds a damaged product (its {MANIFEST} can't be read); delete it or name another output"
+            ) from None
+        if kind.product == schema:
+            return
     raise InputError(f"{path} already holds something else than a {schema}; name another output or empty it")
 
 
@@ -226,6 +261,11 @@ def sha256_of(path: Path) -> str:
     """sha256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest of its parents that exists."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
 def _names_below(directory: Path) -> list[str]:

@@ -75,7 +75,7 @@ class Split:
 
     def __init__(self, tiles: "TileSet", name: str) -> None:
         directory = tiles.path / name
-        self.name = name
+        self.name, self.path = name, directory
         self.images: NDArray[np.uint16] = np.load(directory / "images.npy", mmap_mode="r", allow_pickle=False)
         self.masks: NDArray[np.uint8] = np.load(directory / "masks.npy", mmap_mode="r", allow_pickle=False)
         self.cover: NDArray[np.uint8] = np.load(directory / "cover.npy", mmap_mode="r", allow_pickle=False)
@@ -94,6 +94,17 @@ class Split:
     def blocks(self) -> list[str]:
         """The block id of each tile, in the order of the arrays."""
         return list(self.table["block"])
+
+    def check_images(self) -> None:
+        """`InputError` where the images are no uint16 reflectance, naming the first tile with a NaN or infinity."""
+        if self.images.dtype == np.uint16:
+            return
+        bad = next((row for row in range(len(self)) if not np.isfinite(self.images[row]).all()), None)
+        found = self.images.dtype if bad is None else f"NaN or infinity in tile {bad} (block {self.blocks[bad]})"
+        raise InputError(
+            f"{self.path / 'images.npy'} holds {found}; uint16 reflectance x 10000 with 0 for nodata is wanted: make "
+            "the tiles again"
+        )
 
 
 class TileSet(Product):

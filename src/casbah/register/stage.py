@@ -15,7 +15,7 @@ import casbah
 from casbah.blocks import seen_among
 from casbah.errors import InputError
 from casbah.products.evaluation import Evaluation, EvaluationMetrics
-from casbah.products.manifest import read_manifest
+from casbah.products.manifest import read_kind
 from casbah.products.model import ModelBundle
 from casbah.products.tiles import TileFolds, TileSet
 from casbah.progress import say
@@ -124,7 +124,7 @@ def rollback(*, name: str = NAME, tracking_uri: str | None = None) -> Registrati
 
 
 def _open_tiles(path: Path) -> TileSet | TileFolds:
-    folds = path.is_dir() and read_manifest(path).product == TileFolds.schema
+    folds = path.is_dir() and read_kind(path).product == TileFolds.schema
     return TileFolds.open(path) if folds else TileSet.open(path)
 
 

@@ -41,7 +41,8 @@ def write_geotiff(directory: Path, info: TileInfo, statistics: dict[str, Any], r
 
 def _write(path: Path, data: NDArray[Any], grid: Grid) -> None:
     profile = grid.profile(driver="GTiff", count=len(data), dtype=data.dtype.name, compress="deflate", predictor=2)
-    with rasterio.open(path, "w", **profile) as target:
+    # Through a file of Python's, a full disk is an error with its number; libtiff would print its own and drop it.
+    with open(path, "wb") as file, rasterio.open(file, "w", **profile) as target:
         target.write(data)
 
 

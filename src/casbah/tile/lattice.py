@@ -17,6 +17,9 @@ GUARD = 120.0
 sensor's point spread about 20 m, a misregistered footprint about 15 m, the 11 px texture window of the boosted trees
 110 m)."""
 
+LONGEST = 10_000_000.0
+"""Metres from the equator to a pole: no block and no guard in a UTM zone needs more."""
+
 BLOCK_SIDE = 1000.0
 """Metres: about how much of a default block tiles use on each side (or one tile, where that is larger)."""
 
@@ -64,9 +67,9 @@ class Lattice:
     @property
     def used(self) -> float:
         """Share of a block's area that its tiles cover."""
+        # A stride of at most a tile leaves no gap between the first and the last.
         offsets = self.offsets
-        covered = {pixel for offset in offsets for pixel in range(offset, offset + self.tile)}
-        return (len(covered) / self.block) ** 2
+        return ((offsets[-1] + self.tile - offsets[0]) / self.block) ** 2
 
     def over(self, grid: Grid) -> Iterator[Block]:
         """Every block that shares a pixel with the grid, from the north-west, row by row."""
@@ -102,6 +105,10 @@ def lattice(
     if not 1 <= step <= tile_size:
         raise InputError(f"the stride is {step} pixels; 1 to {tile_size} (the tile size) is wanted")
     _check_snapped(grid)
+    for what, metres in (("guard", guard), ("block size", block_size)):
+        # Written so that NaN, which compares to nothing, is out of range too.
+        if metres is not None and not -LONGEST <= metres <= LONGEST:
+            raise InputError(f"the {what} is {metres:g} m; at most {LONGEST:.0f} m is wanted")
     free = GUARD if guard is None else guard
     if free < 0:
         raise InputError(f"the guard distance is {free:g} m; 0 or more is wanted")

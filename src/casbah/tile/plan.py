@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from casbah.grid import Grid
 from casbah.products.labels import IGNORE
 from casbah.progress import task
 from casbah.tile.lattice import Block, Lattice
-from casbah.tile.sources import Reader, Source, reading
+from casbah.tile.sources import Reader, Source, offset, reading
 
 UNLABELLED = "too few labelled pixels"
 UNOBSERVED = "too few observed pixels"
@@ -81,30 +82,40 @@ def _check_size(source: Source, lattice: Lattice) -> None:
 
 
 def _kept(reader: Reader, lattice: Lattice, block: Block, most: float, made: Plan) -> Iterator[tuple[int, int]]:
-    row, col = lattice.corner(block, reader.source.grid)
-    part = reader.source.grid.part(row, col, lattice.block, lattice.block)
+    grid = reader.source.grid
+    row, col = lattice.corner(block, grid)
+    part = _seen(lattice, row, col, grid)
     valid = reader.valid(part)
     ignored = (reader.mask(part) == IGNORE) | ~valid.any(axis=0)
     made.labelled += int((~ignored).sum())
     in_tile = np.zeros_like(ignored)
-    for tile_row, tile_col in _inside(lattice, row, col, reader.source.grid):
-        cut = (slice(tile_row, tile_row + lattice.tile), slice(tile_col, tile_col + lattice.tile))
+    top, left = offset(part, grid)
+    for tile_row, tile_col in _inside(lattice, row, col, grid):
+        cut = (
+            slice(tile_row - top, tile_row - top + lattice.tile),
+            slice(tile_col - left, tile_col - left + lattice.tile),
+        )
         reason = _reason(ignored[cut], valid[(slice(None), *cut)], most)
         if reason:
             made.dropped[reason] += 1
             continue
         in_tile[cut] = True
-        yield row + tile_row, col + tile_col
+        yield tile_row, tile_col
     made.used += int((in_tile & ~ignored).sum())
 
 
+def _seen(lattice: Lattice, row: int, col: int, grid: Grid) -> Grid:
+    """What tiles on the grid can reach of the block from pixel (`row`, `col`) on: the whole may be far larger."""
+    first = max(row, -lattice.tile), max(col, -lattice.tile)
+    last = min(row + lattice.block, grid.rows + lattice.tile), min(col + lattice.block, grid.cols + lattice.tile)
+    return grid.part(*first, last[0] - first[0], last[1] - first[1])
+
+
 def _inside(lattice: Lattice, row: int, col: int, grid: Grid) -> Iterator[tuple[int, int]]:
-    """Tile starts, from the block's corner, of the tiles that share a pixel with the grid."""
-    for down in lattice.offsets:
-        for right in lattice.offsets:
-            below, after = row + down + lattice.tile > 0, col + right + lattice.tile > 0
-            if below and after and row + down < grid.rows and col + right < grid.cols:
-                yield down, right
+    """First pixels on the grid of the tiles, of the block from (`row`, `col`) on, that share a pixel with it."""
+    rows = [row + down for down in lattice.offsets if -lattice.tile < row + down < grid.rows]
+    cols = [col + right for right in lattice.offsets if -lattice.tile < col + right < grid.cols]
+    yield from product(rows, cols)
 
 
 def _reason(ignored: NDArray[np.bool_], valid: NDArray[np.uint8], most: float) -> str:

@@ -66,11 +66,21 @@ def _names(scenes: Sequence[Scene]) -> list[str]:
 
 
 def _check_pair(source: Source) -> None:
+    """`InputError` unless the labels are the scene's own, on its grid, and its pixels are what a model learns from.
+
+    What a scene did not observe is unknown in its labels, and how far the footprints lie off is measured on its image,
+    so labels of another scene do not do, not even on the same grid.
+    """
     ours, theirs = source.grid, source.labels.grid
     if ours != theirs:
         raise InputError(
             f"the labels {source.labels.path} lie on another grid than the scene {source.scene.path}: "
             f"{_words(theirs)} against {_words(ours)}; make them with `casbah label --scene {source.scene.path}`"
+        )
+    if source.labels.manifest.inputs.get("scene", source.scene.digest) != source.scene.digest:
+        raise InputError(
+            f"the labels {source.labels.path} were made for another scene than {source.scene.path}, on the same grid: "
+            f"make this one's with `casbah label --scene {source.scene.path}`"
         )
     for period in range(source.scene.periods):
         with rasterio.open(source.scene.reflectance_path(period)) as dataset:

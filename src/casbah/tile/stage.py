@@ -11,7 +11,7 @@ import numpy as np
 from shapely.geometry import box
 
 from casbah.errors import InputError, WorldError
-from casbah.products.manifest import Draft
+from casbah.products.manifest import Draft, check_target
 from casbah.products.tiles import SPLITS, TileFolds, TileInfo, TileSet
 from casbah.progress import say
 from casbah.tile import splitting
@@ -25,6 +25,9 @@ from casbah.tile.statistics import statistics
 from casbah.tile.store import TileWriter, write_tiles
 from casbah.tile.summary import summarise
 
+TEST_FRACTION = 0.2
+"""Share of blocks to test on."""
+
 MAX_IGNORE = 0.5
 """Share of a tile's pixels that may be ignored, or unobserved in a period, before it is dropped."""
 
@@ -36,7 +39,8 @@ LOW_USE = 0.6
 class Choices:
     """The arguments of `tile` that shape a split."""
 
-    test_fraction: float
+    test_fraction: float | None
+    """None where folds or a scene decide what is tested."""
     val_fraction: float
     folds: int
     seed: int
@@ -70,7 +74,7 @@ def tile(
     stride: int | None = None,
     block_size: float | None = None,
     guard: float | None = None,
-    test_fraction: float = 0.2,
+    test_fraction: float | None = None,
     val_fraction: float = 0.1,
     folds: int = 1,
     align: bool = False,
@@ -84,17 +88,22 @@ def tile(
     `scenes` and `labels` are paired in order. `tile_size` and `stride` are pixels, `block_size` and `guard` metres
     (defaults in `casbah.tile.lattice`). Blocks of the fixed UTM lattice take their split from a hash of their name and
     the seed (`casbah.tile.splitting`), so that they keep it when the area or the labels grow; tiles of different blocks
-    are at least `guard` apart. With `folds` K > 1 the result is a `TileFolds`: `fold_0` to `fold_<K-1>`, in which each
-    block is tested exactly once, and `refit`. `test_scene` makes one whole scene the test split. `align` moves the
-    footprints of each split by the shift that its own blocks show. `layout="geotiff"` also writes the folders that
-    TerraTorch's `GenericNonGeoSegmentationDataModule` reads, below `geotiff/`. A tile with more than `max_ignore` of
-    its pixels ignored, or unobserved in a period, is dropped and counted.
+    are at least `guard` apart. `test_fraction` of the blocks (by default `TEST_FRACTION`) are tested. With `folds`
+    K > 1 the result is a `TileFolds` instead: `fold_0` to `fold_<K-1>`, in which each block is tested exactly once, and
+    `refit`. `test_scene` makes one whole scene the test split. `align` moves the footprints of each split by the shift
+    that its own blocks show. `layout="geotiff"` also writes the folders that TerraTorch's
+    `GenericNonGeoSegmentationDataModule` reads, below `geotiff/`. A tile with more than `max_ignore` of its pixels
+    ignored, or unobserved in a period, is dropped and counted.
 
     Raises `InputError` where scenes and labels do not fit each other, an argument is out of range, a tile fits no block
     or scene, or a split would be empty; nothing is written then.
     """
+    _check_needless(test_fraction, folds, test_scene)
+    if test_fraction is None and folds == 1 and test_scene is None:
+        test_fraction = TEST_FRACTION
     choices = Choices(test_fraction, val_fraction, folds, seed, test_scene, align, layout, max_ignore)
     _check(choices)
+    check_target(Path(output), TileFolds.schema if folds > 1 else TileSet.schema)
     sources = open_sources(scenes, labels)
     sizes: dict[str, Any] = {"tile_size": tile_size, "stride": stride, "block_size": block_size, "guard": guard}
     lattices = [lattice(source.grid, **sizes) for source in sources]
@@ -113,13 +122,25 @@ def tile(
     return write.folds() if folds > 1 else write.single()
 
 
-def _check(choices: Choices) -> None:
-    for name, value in (("test", choices.test_fraction), ("val", choices.val_fraction)):
-        if not 0 < value < 1:
-            raise InputError(f"the {name} fraction is {value:g}; more than 0 and less than 1 is wanted")
-    if choices.test_fraction + choices.val_fraction >= 1:
+def _check_needless(test_fraction: float | None, folds: int, test_scene: str | None) -> None:
+    """`InputError` where two arguments say what is tested, and one of them would be passed over."""
+    if folds > 1 and test_scene is not None:
+        raise InputError("--folds tests every block once and --test-scene tests one scene; give one of them")
+    if test_fraction is not None and (folds > 1 or test_scene is not None):
+        other = "--folds" if folds > 1 else "--test-scene"
         raise InputError(
-            f"the test fraction {choices.test_fraction:g} and the val fraction {choices.val_fraction:g} leave nothing "
+            f"{other} says what is tested, so --test-fraction {test_fraction:g} changes nothing: leave it out"
+        )
+
+
+def _check(choices: Choices) -> None:
+    test = choices.test_fraction
+    for name, value in (("test", test), ("val", choices.val_fraction)):
+        if value is not None and not 0 < value < 1:
+            raise InputError(f"the {name} fraction is {value:g}; more than 0 and less than 1 is wanted")
+    if test is not None and test + choices.val_fraction >= 1:
+        raise InputError(
+            f"the test fraction {test:g} and the val fraction {choices.val_fraction:g} leave nothing "
             "to train on; their sum must be less than 1"
         )
     if choices.folds < 1:
@@ -129,8 +150,6 @@ def _check(choices: Choices) -> None:
             f"with {choices.folds} folds, a val fraction of {choices.val_fraction:g} leaves nothing to train on; "
             f"less than {1 - 1 / choices.folds:g} is wanted"
         )
-    if choices.folds > 1 and choices.test_scene is not None:
-        raise InputError("--folds tests every block once and --test-scene tests one scene; give one of them")
     if choices.layout not in ("npy", "geotiff"):
         raise InputError(f"the layout {choices.layout!r} is unknown; choose npy or geotiff")
     if not 0 <= choices.max_ignore < 1:
@@ -154,8 +173,7 @@ def _cuts(choices: Choices, sources: Sequence[Source], lattices: Sequence[Lattic
     seed, val = choices.seed, choices.val_fraction
     if choices.test_scene is not None:
         return [Cut("", _whole_scene(choices.test_scene, seed, val, sources, lattices, found))]
-    if choices.folds == 1:
-        test = choices.test_fraction
+    if (test := choices.test_fraction) is not None:
         return [Cut("", each(lambda lat: splitting.hold_out(lat, seed=seed, test_fraction=test, val_fraction=val)))]
 
     def of_fold(number: int) -> Callable[[Lattice], Assignment]:
@@ -172,6 +190,11 @@ def _whole_scene(
     matches = [n for n, source in enumerate(sources) if name in (source.name, source.scene.path.name)]
     if len(matches) != 1:
         raise InputError(f"the test scene {name!r} is not one of {', '.join(source.name for source in sources)}")
+    if len(sources) == 1:
+        raise InputError(
+            f"the test scene {name!r} is the only one, which leaves none to train on: give a second --scene with its "
+            "--labels, or leave out --test-scene"
+        )
     chosen = matches[0]
     taken = {lattices[chosen].name(plan.block) for plan in found.blocks if plan.source == chosen}
     kept = [p for p in found.blocks if p.source == chosen or lattices[p.source].name(p.block) not in taken]

@@ -57,7 +57,10 @@ def _notes(info: TileInfo) -> Sequence[str]:
     notes = [f"{100 * used:.0f} % of the labelled pixels lie in a tile" if used is not None else "no pixel is labelled"]
     notes += [f"left out: {count} tiles ({reason})" for reason, count in info.summary["dropped"].items()]
     for split in SPLITS:
-        for scene, shift in info.summary["splits"][split].get("shifts", {}).items():
+        values = info.summary["splits"][split]
+        if values["tiles"] and not values["building_share"]:
+            notes.append(f"WARNING: no tile of {split} holds a building: another --seed, or more labels, may help")
+        for scene, shift in values.get("shifts", {}).items():
             notes.append(f"{split}, {scene}: footprints {_moved(shift)}")
     return notes
 

@@ -1,0 +1,80 @@
+"""What a step of the pipeline hands to its stage: the person's words, and where the copies came from."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from builders import GRID, houses, make_scene
+
+from casbah.pipeline import inputs, steps
+from casbah.products.labels import LabelSet
+from casbah.products.manifest import sha256_of
+
+ADDRESS = "https://example.org/tuscany/buildings.gpkg"
+SAID = {"licence": "CC-BY-4.0", "attribution": "Regione Toscana", "vintage": "1988-2013"}
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files that addresses end in, fetched from a folder."""
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    houses(GRID).to_file(shelf / "buildings.gpkg", engine="pyogrio")
+    houses(GRID).to_parquet(shelf / "footprints.parquet")
+    houses(GRID).dissolve().convex_hull.to_file(shelf / "labelled_area.geojson", engine="pyogrio")
+    monkeypatch.setattr(
+        inputs, "fetch", lambda address, folder: Path(shutil.copy(shelf / Path(address.partition("?")[0]).name, folder))
+    )
+    return shelf
+
+
+def labelled(tmp_path: Path, source: str, **given: Any) -> LabelSet:
+    make_scene(tmp_path / "scene", GRID)
+    artifacts = [SimpleNamespace(path=str(tmp_path / name), metadata={}) for name in ("labels", "scene")]
+    words = {"labelled_area": "", "licence": "", "attribution": "", "vintage": "", "snapshot": "2026-11-01"}
+    steps.label(artifacts[0], scene=artifacts[1], source=source, **words | given)
+    return LabelSet.open(tmp_path / "labels")
+
+
+def test_licence_attribution_and_vintage_of_a_file_travel_with_its_labels(shelf: Path, tmp_path: Path) -> None:
+    made = labelled(tmp_path, ADDRESS, **SAID)
+    assert {name: getattr(made.info, name) for name in SAID} == SAID
+
+
+def test_the_labels_record_the_address_and_the_content_of_their_source(shelf: Path, tmp_path: Path) -> None:
+    area = "s3://casbah/inputs/labelled_area.geojson"
+    made = labelled(tmp_path, ADDRESS, labelled_area=area)
+    assert made.manifest.parameters["source"] == ADDRESS
+    assert made.manifest.parameters["labelled_area"] == area
+    assert made.manifest.inputs["footprints"] == sha256_of(shelf / "buildings.gpkg")
+    assert made.manifest.inputs["labelled_area"] == sha256_of(shelf / "labelled_area.geojson")
+
+
+def test_a_password_or_token_in_an_address_is_not_recorded(shelf: Path, tmp_path: Path) -> None:
+    made = labelled(tmp_path, "https://me:secret@example.org/buildings.gpkg?token=secret")
+    assert made.manifest.parameters["source"] == "https://example.org/buildings.gpkg"
+
+
+def test_what_nobody_says_of_a_file_is_said_in_the_log(
+    shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled(tmp_path, ADDRESS)
+    said = capsys.readouterr().err
+    assert "buildings.gpkg does not say its licence or whom to name" in said
+    assert "buildings.gpkg does not say how old its footprints are" in said
+
+
+def test_a_vintage_that_arrives_as_a_number_is_a_year(shelf: Path, tmp_path: Path) -> None:
+    assert labelled(tmp_path, ADDRESS, vintage=2013.0).info.vintage == "2013"
+
+
+def test_the_sample_has_its_licence_and_no_other(
+    shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert labelled(tmp_path, "sample").info.licence == "CC0-1.0"
+    with pytest.raises(SystemExit) as end:
+        labelled(tmp_path, "sample", licence="MIT")
+    assert end.value.code == 2
+    assert "licence is 'MIT', and the sample's footprints are CC0-1.0: leave licence out" in capsys.readouterr().err
