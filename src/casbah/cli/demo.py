@@ -33,5 +33,5 @@ def demo(
     from casbah.pipeline import demo as story
     from casbah.pipeline.session import Session, request
 
-    with request(story.arguments(experiments)) as wanted, Session(directory, embedded=True) as session:
+    with request(story.arguments(experiments), output=output) as wanted, Session(directory, embedded=True) as session:
         print_results(story.play(session, wanted, size=size_km, output=output))

@@ -76,7 +76,7 @@ def run(
     from casbah.cli.results import print_results
     from casbah.pipeline.session import Session, request, split_arguments
 
-    with request(split_arguments(arguments or []), package) as wanted, Session(directory) as session:
+    with request(split_arguments(arguments or []), package, output=output) as wanted, Session(directory) as session:
         print_results(session.run(wanted, output=output))
 
 

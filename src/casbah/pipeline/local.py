@@ -15,7 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 from casbah import journal
-from casbah.errors import CasbahError, InputError, WorldError
+from casbah.errors import CasbahError, InputError, WorldError, unwritable
 from casbah.pipeline import compiled
 from casbah.stack.process import members, start, stop
 
@@ -81,7 +81,6 @@ def run(
     values = compiled.arguments(package, given)
     directory = directory.resolve()
     run_directory = directory / "runs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid4().hex[:6]}"
-    run_directory.mkdir(parents=True)
     job = {
         "package": str(package.resolve()),
         "arguments": values,
@@ -89,7 +88,13 @@ def run(
         "cache": str(directory / "cache" / compiled.code_digest()[:16]),
         "workspace": str(run_directory / "workspace"),
     }
-    (run_directory / "job.json").write_text(json.dumps(job, indent=2), encoding="utf-8")
+    try:
+        run_directory.mkdir(parents=True)
+        (run_directory / "job.json").write_text(json.dumps(job, indent=2), encoding="utf-8")
+    except OSError as error:
+        raise unwritable(error)(
+            f"{run_directory} can't be written ({error.strerror}): free some space, or name another --directory"
+        ) from None
     log, account = run_directory / "run.log", _Account()
     began = time.monotonic()
     child = start(
