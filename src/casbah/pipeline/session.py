@@ -256,13 +256,18 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a session as Ctrl-C does, so that what it started is stopped."""
+    """Let SIGTERM and a closed terminal end a session as Ctrl-C does, so that what it started is stopped."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # Under nohup a closed terminal is to be ignored, and stays so.
+    mine = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+    for number in mine:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in mine:
+            signal.signal(number, before[number])
