@@ -97,6 +97,9 @@ class Results:
     """`name`, `version`, `alias`, `url`."""
     output: Path
     seconds: dict[str, float]
+    """Step that ran -> its seconds, with imports and downloads."""
+    stages: dict[str, float]
+    """Step that ran -> seconds of its stage function alone."""
     wall: float
     directory: Path
     started: bool
@@ -168,6 +171,7 @@ class Session:
             registration=facts["registration"],
             output=output,
             seconds=outcome.seconds,
+            stages=outcome.stages,
             wall=outcome.wall,
             directory=self.directory,
             started=self.started,
