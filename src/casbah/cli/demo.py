@@ -26,7 +26,8 @@ def demo(
 
     Starts the services, makes the town, publishes its imagery to the object store and serves its catalogue as a STAC
     API, runs the compiled Kubeflow pipeline on this machine, prints the results, and stops what it started. All
-    numbers are SIMULATED: they show that everything works, not how well buildings are mapped.
+    numbers are SIMULATED: they show that everything works, not how well buildings are mapped. Needs a checkout of
+    Casbah, which holds the pipeline's source.
     Example: `casbah demo`, and then open runs/demo/evaluation/report.html
     """
     from casbah.cli.results import print_results
