@@ -7,15 +7,19 @@ LOCK := constraints.txt
 
 # Another package index for torch and torchvision. The plain pin takes CUDA builds (gigabytes) on most machines;
 #   make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# takes the CPU builds: minutes on a laptop. Where it is empty, pip's own configuration decides.
-TORCH_INDEX ?=
-TORCH_PINS := $(shell sed -n 's/^\(torch\|torchvision\)==/\1==/p' $(LOCK))
+# takes the CPU builds: minutes on a laptop. The environment remembers the index; naming another one sets torch up again.
+# Where none was ever named, pip's own configuration decides.
+KEPT_INDEX := $(shell cat $(VENV)/.torch-index 2>/dev/null)
+ifeq ($(TORCH_INDEX),)
+override TORCH_INDEX := $(KEPT_INDEX)
+endif
+TORCH_PINS := $(shell grep -E '^(torch|torchvision)==' $(LOCK))
 
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down test test-unit lint format types bench pisa algiers pipeline clean
+.PHONY: help install demo up down test test-unit lint format types bench pisa algiers pipeline clean clean-data FORCE
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 — \2/p' $(MAKEFILE_LIST)
@@ -27,10 +31,18 @@ $(VENV)/.installed: pyproject.toml $(LOCK)
 		{ echo "make: $(PYTHON) is not Python 3.11; install it, or name it: make install PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "Setting up $(VENV)/ (a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# pip would be content with any build of the pinned version that is there already.
+	@if [ "$(TORCH_INDEX)" != "$(KEPT_INDEX)" ]; then \
+		$(BIN)/python -m pip uninstall --quiet --yes torch torchvision 2>/dev/null; fi
 	@if [ -n "$(TORCH_INDEX)" ]; then \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --index-url "$(TORCH_INDEX)" $(TORCH_PINS); fi
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[dev]'
+	@echo "$(TORCH_INDEX)" > $(VENV)/.torch-index
 	@touch $@
+
+ifneq ($(TORCH_INDEX),$(KEPT_INDEX))
+$(VENV)/.installed: FORCE
+endif
 
 demo: install ## The whole pipeline on the simulated sample town: S3, MLflow, KFP, report and map
 	@$(BIN)/casbah demo
@@ -70,6 +82,9 @@ pisa: install ## The study on real imagery and footprints of Pisa (needs the dat
 algiers: install ## The case study: real imagery and OpenStreetMap of Algiers (needs the internet)
 	@$(BIN)/casbah pipeline run --output runs/algiers aoi=algiers labels=osm start=2023-06-01 end=2023-09-30 periods=2
 
-clean: ## Stop the services, and remove what demo, pipeline and the tests left (not your runs, not the environment)
+clean: ## Stop the services, and remove what demo, pipeline and tests made (not your runs, nor .casbah and .venv)
 	@test ! -x $(BIN)/casbah || $(BIN)/casbah down
-	@rm -rf .casbah runs/demo build/building_footprints.yaml .mypy_cache .ruff_cache
+	@rm -rf runs/demo build/building_footprints.yaml .mypy_cache .ruff_cache
+
+clean-data: clean ## Also delete .casbah: object store, checkpoints, MLflow with every registered version
+	@rm -rf .casbah

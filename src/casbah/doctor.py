@@ -1,6 +1,7 @@
 """What this machine can and can't do for Casbah: one finding a line, each with what to do."""
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import urllib3
 
+from casbah.addresses import authorization, shown
 from casbah.errors import CasbahError
 from casbah.storage import BUCKET, Location, Store
 
@@ -123,7 +125,7 @@ def _store(directory: Path) -> Finding:
     else:
         running = _running(directory)
         if running is None:
-            return Finding("object store", None, "none named or running; `casbah up` starts one")
+            return Finding("object store", None, _none_running())
         keys = running.credentials
         store = Store(running.endpoint, keys.access_key, keys.secret_key)
     try:
@@ -138,14 +140,27 @@ def _mlflow(directory: Path) -> Finding:
     if not uri:
         running = _running(directory)
         if running is None:
-            return Finding("MLflow", None, "none named or running; `casbah up` starts one")
+            return Finding("MLflow", None, _none_running())
         uri = running.tracking_uri
+    place = shown(uri)
     try:
         with urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(5)) as pool:
-            status = pool.request("GET", f"{uri.rstrip('/')}/health").status
+            status = pool.request("GET", f"{place.rstrip('/')}/health", headers=authorization(uri)).status
     except urllib3.exceptions.HTTPError as error:
-        return Finding("MLflow", False, f"{uri} does not answer ({type(error).__name__}): is it up?")
-    return Finding("MLflow", status == 200, f"answers at {uri}" if status == 200 else f"{uri} answers {status}")
+        return Finding("MLflow", False, f"{place} does not answer ({type(error).__name__}): is it up?")
+    return Finding("MLflow", status == 200, f"answers at {place}" if status == 200 else f"{place} answers {status}")
+
+
+def _none_running() -> str:
+    """What to do where no service is named or running: start them, or first install what starts them."""
+    lacking = [name for name in ("psutil", "cryptography", "mlflow") if importlib.util.find_spec(name) is None]
+    if not lacking:
+        from casbah.stack.services import weed
+
+        lacking = [] if weed() else ["weed"]
+    if lacking:
+        return f"none named or running, and `casbah up` lacks {', '.join(lacking)}: pip install 'casbah[stack]'"
+    return "none named or running; `casbah up` starts one"
 
 
 def _running(directory: Path) -> "Stack | None":

@@ -1,5 +1,7 @@
 """The one family of errors that a user meets, and the exit code that each one ends a command with."""
 
+import errno
+
 
 class CasbahError(Exception):
     """A problem worth one clear sentence: what was found, where, and what to do next."""
@@ -17,3 +19,11 @@ class WorldError(CasbahError):
     """The world failed (network, store, service, disk) after bounded retries. Nothing was lost; run it again."""
 
     exit_code = 3
+
+
+def unwritable(error: OSError) -> type[CasbahError]:
+    """The kind of error that a place which can't be written is: a full or broken disk is the world's, else it is input.
+
+    A directory that may not be written, or can't exist, is a matter of naming another one.
+    """
+    return WorldError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else InputError

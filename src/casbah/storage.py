@@ -1,7 +1,8 @@
 """The object store: one client for MinIO, SeaweedFS, AWS S3 and every other server of that protocol.
 
 Configured by the environment, as every S3 tool is: `AWS_ENDPOINT_URL` (http(s)://host:port; Amazon's own where unset),
-`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION` (us-east-1 where unset).
+`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN` (of temporary credentials), `AWS_REGION` (us-east-1
+where unset).
 """
 
 import io
@@ -18,6 +19,7 @@ import urllib3
 from minio import Minio
 from minio.error import MinioException, S3Error
 
+from casbah.addresses import shown
 from casbah.errors import InputError, WorldError
 
 BUCKET = "casbah"
@@ -52,12 +54,6 @@ class Location:
         return f"s3://{self.bucket}/{self.key}"
 
 
-def shown(address: str) -> str:
-    """An address for records: without user name, password and query, which may hold a secret; a path as it is."""
-    parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl() if parts.netloc else address
-
-
 class Store:
     """A thin face of the `minio` client: bounded retries, and errors that name the object and the endpoint."""
 
@@ -68,10 +64,16 @@ class Store:
         secret_key: str | None,
         region: str = "us-east-1",
         attempts: int = ATTEMPTS,
+        session_token: str | None = None,
     ) -> None:
         parts = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(f"AWS_ENDPOINT_URL is {endpoint!r}; http(s)://host:port is wanted")
+            raise InputError(f"AWS_ENDPOINT_URL is {shown(endpoint)!r}; http(s)://host:port is wanted")
+        if parts.username:
+            raise InputError(
+                f"AWS_ENDPOINT_URL holds a user name ({shown(endpoint)} would do without); give the keys in "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         self.endpoint = f"{parts.scheme}://{parts.netloc}"
         self.attempts = attempts
         http = urllib3.PoolManager(
@@ -85,6 +87,7 @@ class Store:
             parts.netloc,
             access_key=access_key,
             secret_key=secret_key,
+            session_token=session_token,
             region=region,
             secure=parts.scheme == "https",
             http_client=http,
@@ -100,7 +103,13 @@ class Store:
                 "(`casbah up` starts one on this machine and prints how to use it)"
             )
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return cls(endpoint or "https://s3.amazonaws.com", access, secret, os.environ.get("AWS_REGION", "us-east-1"))
+        return cls(
+            endpoint or "https://s3.amazonaws.com",
+            access,
+            secret,
+            os.environ.get("AWS_REGION", "us-east-1"),
+            session_token=os.environ.get("AWS_SESSION_TOKEN"),
+        )
 
     @staticmethod
     def configured() -> bool:

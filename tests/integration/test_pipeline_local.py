@@ -157,8 +157,11 @@ def test_a_step_that_is_killed_is_told_from_one_that_failed(session: Session, pl
         local.run(quick, {"aoi": "sample"}, directory=place / "kill", environment=session.environment, watch=kill)
 
 
-def test_a_terminated_demo_stops_all_that_it_started(place: Path) -> None:
-    directory = place / "stopped"
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_demo_that_is_ended_or_whose_terminal_is_closed_stops_all_that_it_started(
+    number: signal.Signals, place: Path
+) -> None:
+    directory = place / f"stopped-{number.name}"
     command = [
         CASBAH,
         "demo",
@@ -176,7 +179,7 @@ def test_a_terminated_demo_stops_all_that_it_started(place: Path) -> None:
     while not list(directory.glob("pipeline/runs/*/journal.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.2)
     marks = marks_of(directory)
-    stopped.terminate()
+    stopped.send_signal(number)
     _, said = stopped.communicate(timeout=60)
     assert stopped.returncode == 130
     assert "Traceback" not in said

@@ -231,6 +231,8 @@ def test_what_is_no_compiled_pipeline_is_one_sentence(tmp_path: Path) -> None:
         compiled.parameters(tmp_path / "other.yaml")
     with pytest.raises(InputError, match="does not exist"):
         compiled.parameters(tmp_path / "absent.yaml")
+    with pytest.raises(InputError, match=r"can't be read \(Is a directory\)"):
+        compiled.parameters(tmp_path)
 
 
 def test_the_body_of_each_component_is_one_call() -> None:

@@ -1,12 +1,17 @@
 """Every value of a pipeline parameter that a person may type becomes what a stage takes, or a sentence that helps."""
 
-from collections.abc import Callable
+import errno
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from casbah import areas, experiments
-from casbah.errors import InputError
+from casbah.errors import InputError, WorldError
 from casbah.pipeline import demo, inputs, session
 from casbah.products.manifest import FileRecord, Manifest
 from casbah.storage import Location
@@ -167,3 +172,66 @@ def test_every_built_in_experiment_and_area_is_found_by_its_name() -> None:
         assert areas.find(name).is_file()
     with pytest.raises(InputError, match="no built-in area 'tunis'"):
         areas.find("tunis")
+
+
+class Town(BaseHTTPRequestHandler):
+    """Gives `whole` of its bytes for each request in turn, though it says that there are all of them."""
+
+    content = b"0123456789" * 100_000
+    whole: ClassVar[list[int]] = []
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content[: self.whole.pop(0)])
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(inputs, "PAUSE", 0.01)
+    server = HTTPServer(("127.0.0.1", 0), Town)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://me:hidden@127.0.0.1:{server.server_port}/footprints.gpkg?signature=hidden"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_download_that_breaks_off_is_begun_anew(address: str, tmp_path: Path) -> None:
+    Town.whole = [10, len(Town.content)]
+    assert inputs.fetch(address, tmp_path).read_bytes() == Town.content
+
+
+def test_a_download_that_always_breaks_off_leaves_nothing(address: str, tmp_path: Path) -> None:
+    Town.whole = [10] * inputs.ATTEMPTS
+    with pytest.raises(WorldError, match=r"footprints\.gpkg could not be fetched") as raised:
+        inputs.fetch(address, tmp_path)
+    assert "hidden" not in str(raised.value)
+    assert not list(tmp_path.iterdir())
+    assert not Town.whole, "tried as often as it says, and no more"
+
+
+def test_a_download_is_streamed_to_the_disk(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Town.whole = [len(Town.content)]
+    tracemalloc.start()
+    try:
+        inputs.fetch(address, tmp_path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(Town.content), "a country's extract does not fit in memory"
+
+
+def test_a_download_that_fills_the_disk_is_one_sentence(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: object, target: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    Town.whole = [len(Town.content)]
+    monkeypatch.setattr(inputs.shutil, "copyfileobj", full)
+    with pytest.raises(WorldError, match=r"could not be kept in .*No space left on device"):
+        inputs.fetch(address, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -74,6 +74,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, width: int = 120, **more: Any) -> s
         "registration": {"name": "casbah-sample", "version": "3", "alias": "challenger", "url": "http://here/#/3"},
         "output": Path("runs/demo"),
         "seconds": {"ingest": 10.0, "tile": 2.0},
+        "stages": {"ingest": 9.0, "tile": 1.0},
         "wall": 15.0,
         "directory": Path("/somewhere/.casbah"),
         "started": True,

@@ -14,10 +14,11 @@ import pystac
 import pytest
 import rasterio
 from builders import cover_of
+from pyogrio.errors import FeatureError
 from rasterio.windows import Window, from_bounds
 
 from casbah.bands import BANDS
-from casbah.errors import InputError
+from casbah.errors import InputError, WorldError
 from casbah.grid import Grid
 from casbah.sample import COLLECTION, END, START, Town, make
 from casbah.sample.catalogue import ATTRIBUTION
@@ -295,3 +296,15 @@ def test_a_seed_below_zero_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="seed of a sample town is -1; 0 or a larger"):
         make(tmp_path / "town", size=SIZE, seed=-1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_is_one_sentence_and_leaves_no_town(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise FeatureError("no such table: buildings")
+
+    monkeypatch.setattr("casbah.sample.footprints.write", full)
+    with pytest.raises(WorldError, match=r"town could not be written \(no such table: buildings\): is the disk full"):
+        make(tmp_path / "town", size=(1.2, 1.2))
+    assert not list(tmp_path.iterdir())

@@ -133,3 +133,18 @@ def test_an_address_that_is_none_is_an_input_error(uri: str) -> None:
 
 def test_an_open_file_of_the_store_costs_no_cache_of_its_own() -> None:
     assert "VSI_CACHE" not in storage.gdal_options(), "25 MB for each open file, beside GDAL's own cache"
+
+
+def test_temporary_credentials_bring_their_session_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", "secret"), ("SESSION_TOKEN", "token")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    signed = Store.from_environment()._client.presigned_get_object("casbah", "weights/a.bin")
+    assert "X-Amz-Security-Token=token" in signed
+    monkeypatch.delenv("AWS_SESSION_TOKEN")
+    assert "Security-Token" not in Store.from_environment()._client.presigned_get_object("casbah", "weights/a.bin")
+
+
+def test_keys_in_the_endpoint_are_refused_and_not_repeated() -> None:
+    with pytest.raises(InputError, match=r"holds a user name \(http://127\.0\.0\.1:9 would do") as raised:
+        Store("http://me:hidden@127.0.0.1:9", "key", "secret")
+    assert "hidden" not in str(raised.value)

@@ -7,11 +7,13 @@ Each module here adds its commands to `casbah.cli.root.app` and imports its stag
 import sys
 import traceback
 from importlib import import_module
+from typing import NoReturn
 
 import typer
 
+from casbah.cli.extras import advice
 from casbah.cli.root import app
-from casbah.errors import CasbahError
+from casbah.errors import CasbahError, InputError
 
 MODULES = (
     "demo",
@@ -51,9 +53,21 @@ def main(arguments: list[str] | None = None) -> None:
             traceback.print_exc()
         typer.echo(f"casbah: {error}", err=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if debug:
+            traceback.print_exc()
+        command = next((word for word in given if not word.startswith("-")), "")
+        if (sentence := advice(command, error)) is None:
+            _defect(error)
+        typer.echo(f"casbah: {sentence}", err=True)
+        sys.exit(InputError.exit_code)
     except Exception as error:  # noqa: BLE001 - the last door: a defect is one line unless --debug
         if debug:
             traceback.print_exc()
-        kind = type(error).__name__
-        typer.echo(f"casbah: a defect in Casbah ({kind}: {error}); run again with --debug and report it", err=True)
-        sys.exit(1)
+        _defect(error)
+
+
+def _defect(error: Exception) -> NoReturn:
+    kind = type(error).__name__
+    typer.echo(f"casbah: a defect in Casbah ({kind}: {error}); run again with --debug and report it", err=True)
+    sys.exit(CasbahError.exit_code)

@@ -26,12 +26,13 @@ def demo(
 
     Starts the services, makes the town, publishes its imagery to the object store and serves its catalogue as a STAC
     API, runs the compiled Kubeflow pipeline on this machine, prints the results, and stops what it started. All
-    numbers are SIMULATED: they show that everything works, not how well buildings are mapped.
+    numbers are SIMULATED: they show that everything works, not how well buildings are mapped. Needs a checkout of
+    Casbah, which holds the pipeline's source.
     Example: `casbah demo`, and then open runs/demo/evaluation/report.html
     """
     from casbah.cli.results import print_results
     from casbah.pipeline import demo as story
     from casbah.pipeline.session import Session, request
 
-    with request(story.arguments(experiments)) as wanted, Session(directory, embedded=True) as session:
+    with request(story.arguments(experiments), output=output) as wanted, Session(directory, embedded=True) as session:
         print_results(story.play(session, wanted, size=size_km, output=output))

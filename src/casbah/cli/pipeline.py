@@ -70,13 +70,14 @@ def run(
     """Run the pipeline on this machine: the same YAML as on Kubeflow, each step a process of its own.
 
     It uses the object store and MLflow that the environment names (AWS_…, MLFLOW_TRACKING_URI), or starts embedded
-    ones and stops them afterwards. A file given for `aoi` or `labels` is copied into the object store first.
+    ones and stops them afterwards. Without --package it needs a checkout of Casbah, to compile the pipeline from. A
+    file given for `aoi` or `labels` is copied into the object store first.
     Example: `casbah pipeline run aoi=my_town.geojson labels=osm start=2023-06-01 end=2023-09-30`
     """
     from casbah.cli.results import print_results
     from casbah.pipeline.session import Session, request, split_arguments
 
-    with request(split_arguments(arguments or []), package) as wanted, Session(directory) as session:
+    with request(split_arguments(arguments or []), package, output=output) as wanted, Session(directory) as session:
         print_results(session.run(wanted, output=output))
 
 

@@ -80,7 +80,7 @@ def _places(results: "Results") -> list[str]:
         f"Model        {results.output / 'model'}",
         f"MLflow page  {made['url']}",
     ]
-    stages = sum(results.seconds.values())
+    stages = sum(results.stages.values())
     lines.append(
         f"Time         {results.wall:.0f} s, of which the stages took {stages:.0f} s (some of it side by side)"
     )

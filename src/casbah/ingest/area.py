@@ -17,9 +17,10 @@ from pyproj.exceptions import CRSError, ProjError
 from rasterio.features import rasterize
 from shapely.errors import ShapelyError
 
+from casbah.addresses import scrubbed, shown
 from casbah.errors import InputError, WorldError
 from casbah.grid import Grid, utm_crs
-from casbah.ingest.network import Patience, scrubbed, shown, status_of, why
+from casbah.ingest.network import Patience, status_of, why
 from casbah.progress import say
 from casbah.storage import Location, Store
 

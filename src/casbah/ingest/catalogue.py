@@ -18,10 +18,11 @@ from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 from shapely.errors import ShapelyError
 
+from casbah.addresses import scrubbed, shown
 from casbah.errors import CasbahError, InputError, WorldError
 from casbah.ingest.area import Area, as_geojson
 from casbah.ingest.assets import Item, acquired, baseline_of, level_of, tile_of
-from casbah.ingest.network import Patience, causes_of, scrubbed, shown, status_of, why
+from casbah.ingest.network import Patience, causes_of, status_of, why
 from casbah.progress import say
 from casbah.storage import Location, Store
 

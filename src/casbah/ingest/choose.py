@@ -68,7 +68,7 @@ def split(span: Span, items: Sequence[Item], periods: int) -> list[tuple[Span, l
     themselves are dealt out in order instead, so that each part has some. `InputError` where there are fewer days
     than periods.
     """
-    equal = _equal_parts(span, periods)
+    equal = equal_parts(span, periods)
     dealt = [(part, [item for item in items if part.start <= _day(item, span) <= part.end]) for part in equal]
     if all(found for _, found in dealt):
         return dealt
@@ -86,6 +86,15 @@ def split(span: Span, items: Sequence[Item], periods: int) -> list[tuple[Span, l
     ends = [*(first - timedelta(days=1) for first in firsts[1:]), span.end]
     parts = [Span(*ends_of) for ends_of in zip(starts, ends, strict=True)]
     return [(part, [item for item in items if part.start <= _day(item, span) <= part.end]) for part in parts]
+
+
+def equal_parts(span: Span, periods: int) -> list[Span]:
+    """The dates cut into `periods` spans of equal length; `InputError` where there are fewer days than that."""
+    days = (span.end - span.start).days + 1
+    if periods < 1 or periods > days:
+        raise InputError(f"{periods} periods from {span} can't be: give between 1 and {days}")
+    edges = [span.start + timedelta(days=days * i // periods) for i in range(periods + 1)]
+    return [Span(first, after - timedelta(days=1)) for first, after in pairwise(edges)]
 
 
 def cells_of(area: Area) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -167,14 +176,6 @@ def describe(items: Sequence[Item], span: Span, most: int = 8) -> str:
 def _day(item: Item, span: Span) -> date:
     # The solar day may fall beside the UTC dates that were searched.
     return min(max(solar_day(item), span.start), span.end)
-
-
-def _equal_parts(span: Span, periods: int) -> list[Span]:
-    days = (span.end - span.start).days + 1
-    if periods < 1 or periods > days:
-        raise InputError(f"{periods} periods from {span} can't be: give between 1 and {days}")
-    edges = [span.start + timedelta(days=days * i // periods) for i in range(periods + 1)]
-    return [Span(first, after - timedelta(days=1)) for first, after in pairwise(edges)]
 
 
 def _share(item: Item) -> float:

@@ -1,26 +1,20 @@
-"""How long ingest waits for the world and how often it asks again, and how addresses and faults are put into words."""
+"""How long ingest waits for the world and how often it asks again, and how faults are put into words."""
 
 import logging
-import re
-import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import requests
 import urllib3.exceptions
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
+from casbah.addresses import scrubbed
 from casbah.storage import gdal_options
 
 Result = TypeVar("Result")
-
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^/\s?#'\"]*@)?([^\s?#'\"<>]*)([?#][^\s'\"<>)]*)?")
-_SECRETIVE = re.compile(r"sig|token|key|secret|pass|auth|cred|^x-(amz|goog)", re.IGNORECASE)
-"""Names of query parameters that open a door; without one of them an address is no secret."""
 
 
 @dataclass(frozen=True)
@@ -72,32 +66,6 @@ class Patience:
                 time.sleep(pause)
                 pause *= 2
         raise AssertionError("attempts is at least one")
-
-
-def shown(address: str) -> str:
-    """An address as it may be said and saved: without user, password, query and fragment; a path stays as it is."""
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return scrubbed(address)
-    if not parts.netloc:
-        return address
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-
-
-def scrubbed(text: str) -> str:
-    """A text of somebody else's with every address in it as `shown`, on one line, cut between words at 300 letters."""
-    return textwrap.shorten(_ADDRESS.sub(r"\1\2", text), 300, placeholder=" …")
-
-
-def without_secrets(href: str) -> str:
-    """An address without user and password, and without its query where that is signed; any other stays unchanged."""
-    match = _ADDRESS.fullmatch(href)
-    if match is None:
-        return href
-    names = [pair.partition("=")[0] for pair in (match[3] or "").lstrip("?").split("&")]
-    query = "" if any(_SECRETIVE.search(name) for name in names) else match[3] or ""
-    return f"{match[1]}{match[2]}{query}"
 
 
 def status_of(error: BaseException) -> int | None:

@@ -24,10 +24,11 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
+from casbah.addresses import scrubbed, shown
 from casbah.bands import NODATA
 from casbah.errors import CasbahError, InputError, WorldError
 from casbah.grid import Grid
-from casbah.ingest.network import Patience, scrubbed, shown
+from casbah.ingest.network import Patience
 from casbah.storage import Location, Store
 
 Result = TypeVar("Result")

@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from casbah.addresses import without_secrets
 from casbah.errors import InputError
 from casbah.ingest.assets import SCL, Item, require
 from casbah.ingest.composite import Source, Step
-from casbah.ingest.network import without_secrets
 from casbah.ingest.reading import Layer
 from casbah.progress import say
 

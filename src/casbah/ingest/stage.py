@@ -17,6 +17,7 @@ from rasterio.windows import Window
 from scipy.ndimage import minimum_filter
 
 import casbah
+from casbah.addresses import shown
 from casbah.bands import LEVELS, NODATA, band, select
 from casbah.errors import InputError, WorldError
 from casbah.grid import Grid
@@ -34,7 +35,7 @@ from casbah.ingest.choose import (
 from casbah.ingest.composite import block_edge, composite
 from casbah.ingest.describe import scene_info, stac_item
 from casbah.ingest.glance import ALL_WATER, Glance
-from casbah.ingest.network import Patience, shown
+from casbah.ingest.network import Patience
 from casbah.ingest.offset import CHECKED_BANDS, Decision, dark_percentiles, decide
 from casbah.ingest.places import Buckets
 from casbah.ingest.reading import CACHE_BYTES, REMOTE, Files, Layer, UnreadableAsset

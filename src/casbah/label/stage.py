@@ -10,6 +10,7 @@ import shapely
 from pyproj.exceptions import ProjError
 
 from casbah import progress
+from casbah.addresses import shown
 from casbah.errors import InputError
 from casbah.grid import Grid
 from casbah.label.found import UNKNOWN, Area, Found, extent
@@ -24,7 +25,6 @@ from casbah.label.vintage import check_vintage, years_of
 from casbah.products.labels import BUILDING_COVER, LabelInfo, LabelSet
 from casbah.products.manifest import check_target, sha256_of
 from casbah.products.scene import Scene
-from casbah.storage import shown
 
 
 def label(

@@ -4,11 +4,12 @@ import functools
 import hashlib
 import importlib
 import json
+import math
 import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import yaml
 
 import casbah
-from casbah.errors import InputError
+from casbah.errors import InputError, unwritable
 from casbah.pipeline import inputs
 from casbah.products.manifest import sha256_of
 
@@ -45,9 +46,11 @@ def compile_pipeline(
             compiler.Compiler().compile(pipeline, str(partial))
             partial.replace(output)
         except OSError as error:
-            raise InputError(f"{output} can't be written: {error.strerror}") from None
+            raise unwritable(error)(f"{output} can't be written: {error.strerror}") from None
         finally:
-            partial.unlink(missing_ok=True)
+            # Where a part of the path is a file, this is one more way in which the path can't exist.
+            with suppress(OSError):
+                partial.unlink()
     return output
 
 
@@ -58,8 +61,22 @@ def parameters(package: Path) -> dict[str, dict[str, Any]]:
         return specification["root"]["inputDefinitions"]["parameters"]
     except FileNotFoundError:
         raise InputError(f"{package} does not exist; `casbah pipeline compile` makes it") from None
+    except OSError as error:
+        raise InputError(
+            f"{package} can't be read ({error.strerror}); the YAML that `casbah pipeline compile` makes is wanted"
+        ) from None
     except (yaml.YAMLError, KeyError, TypeError, StopIteration, UnicodeDecodeError):
         raise InputError(f"{package} is no compiled pipeline; `casbah pipeline compile` makes one") from None
+
+
+def defaults(package: Path) -> dict[str, Any]:
+    """What the parameters are that a run does not give, each of its declared type."""
+    declared = parameters(package).items()
+    return {
+        name: _typed(name, facts["defaultValue"], facts["parameterType"])
+        for name, facts in declared
+        if "defaultValue" in facts
+    }
 
 
 def arguments(package: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,6 +120,8 @@ def _typed(name: str, value: Any, kind: str) -> Any:
         return known[str(value).lower()]
     try:
         number = float(value)
+        if not math.isfinite(number):
+            raise ValueError
         if kind == "NUMBER_INTEGER":
             if not number.is_integer():
                 raise ValueError

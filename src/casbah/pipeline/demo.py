@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from casbah import sample
+from casbah.errors import unwritable
 from casbah.pipeline import inputs
 from casbah.pipeline.session import Request, Results, Session
 from casbah.progress import say
@@ -43,7 +44,10 @@ def play(session: Session, request: Request, *, size: tuple[float, float], outpu
 
 def _port(directory: Path) -> int:
     file = directory / PORT
-    before = {"stac": int(file.read_text(encoding="utf-8"))} if file.is_file() else None
-    port = free_ports(["stac"], before)["stac"]
-    file.write_text(f"{port}\n", encoding="utf-8")
+    try:
+        kept = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+        port = free_ports(["stac"], {"stac": int(kept)} if kept.isdigit() else None)["stac"]
+        file.write_text(f"{port}\n", encoding="utf-8")
+    except OSError as error:
+        raise unwritable(error)(f"{file} can't be written: {error.strerror}") from error
     return port

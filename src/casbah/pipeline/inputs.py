@@ -5,14 +5,19 @@ The KFP command line parses each value as JSON, so a value may arrive as a numbe
 
 import json
 import re
+import shutil
+import time
+from collections.abc import Mapping
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
 
 from casbah import areas, experiments
+from casbah.addresses import shown
 from casbah.errors import InputError, WorldError
 from casbah.products.manifest import MANIFEST, Manifest
 from casbah.storage import BUCKET, Location, Store
@@ -29,6 +34,68 @@ FOOTPRINT_SERVICES = {"osm": "osm", "overture": "overture", "algiers": "osm"}
 """Values of `labels` that name a service; the case study takes OpenStreetMap's footprints."""
 
 DOWNLOAD = urllib3.Retry(total=4, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
+"""Attempts to be answered at all."""
+
+ATTEMPTS = 3
+"""Times that a download is begun which breaks off in the middle."""
+
+PAUSE = 0.5
+"""Seconds before the second one; doubled for the third."""
+
+ADDRESSES = ("s3", "minio", "https", "http")
+
+
+def known(parameter: str) -> list[str]:
+    """The names that a parameter takes beside an address."""
+    names = {
+        "aoi": [*areas.names(), "sample"],
+        "labels": [*FOOTPRINT_SERVICES, "sample"],
+        "labelled_area": ["sample"],
+        "experiments": experiments.names(),
+    }
+    return names[parameter]
+
+
+def text(value: object) -> str:
+    """A value of a text parameter as it was typed: one that is JSON (the vintage 2013) may have been parsed."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value.strip() if isinstance(value, str) else json.dumps(value)
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """`InputError` for arguments of a run that a step would refuse, in its words; nothing is read from the world.
+
+    Values are those of `compiled.arguments` with the defaults of the pipeline; names that a pipeline lacks are passed
+    over.
+    """
+    for parameter in ("aoi", "labels", "labelled_area"):
+        if value := values.get(parameter):
+            _check_name(parameter, value)
+    for value in values.get("experiments", ()):
+        _check_name("experiments", value)
+    if "name" in values:
+        model_name(values["name"])
+    if not 0 <= (cloud := values.get("max_cloud", 0)) <= 100:
+        raise InputError(f"max_cloud is {cloud:g}; a percentage from 0 to 100 is wanted")
+    if {"start", "end", "periods"} <= values.keys():
+        from casbah.ingest.choose import equal_parts, parse_dates
+
+        equal_parts(parse_dates(values["start"], values["end"]), values["periods"])
+    if {"tile_size", "block_size"} <= values.keys():
+        from casbah.grid import Grid
+        from casbah.tile.lattice import lattice
+
+        # Any grid of a scene's pixels: what fits together in it does so in all of them.
+        grid = Grid("EPSG:32631", 0.0, 0.0, 1, 1)
+        lattice(grid, tile_size=values["tile_size"], block_size=values["block_size"] or None)
+
+
+def model_name(value: str) -> str:
+    """A name that the registry takes."""
+    if not value.strip() or {"/", ":"} & set(value):
+        raise InputError(f"name is {value!r}; a name for the model without / and : is wanted, such as casbah-buildings")
+    return value
 
 
 def area(value: str, folder: Path) -> Path:
@@ -37,7 +104,7 @@ def area(value: str, folder: Path) -> Path:
         return areas.find(value)
     if is_town(value):
         return _of_town("aoi.geojson", value, folder)
-    return _remote("aoi", value, [*areas.names(), "sample"], folder)
+    return _remote("aoi", value, folder)
 
 
 def is_town(value: str) -> bool:
@@ -61,7 +128,7 @@ def footprints(value: str, folder: Path) -> str:
         return FOOTPRINT_SERVICES[value]
     if is_town(value):
         return str(_of_town("footprints.parquet", value, folder))
-    return str(_remote("labels", value, [*FOOTPRINT_SERVICES, "sample"], folder))
+    return str(_remote("labels", value, folder))
 
 
 def labelled_area(value: str, source: str, folder: Path) -> Path | None:
@@ -71,7 +138,7 @@ def labelled_area(value: str, source: str, folder: Path) -> Path | None:
     """
     if is_town(value) or (not value and is_town(source)):
         return _of_town("labelled_area.geojson", value or source, folder)
-    return _remote("labelled_area", value, ["sample"], folder) if value else None
+    return _remote("labelled_area", value, folder) if value else None
 
 
 def licence(value: str, source: str) -> str | None:
@@ -79,11 +146,6 @@ def licence(value: str, source: str) -> str | None:
     if is_town(source) and value not in ("", TOWN_LICENCE):
         raise InputError(f"licence is {value!r}, and the sample's footprints are {TOWN_LICENCE}: leave licence out")
     return TOWN_LICENCE if is_town(source) else value or None
-
-
-def text(value: object) -> str:
-    """Text that the KFP command line may have turned into a number: the vintage 2013."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def catalogue(value: str) -> str:
@@ -98,7 +160,7 @@ def experiment(value: str, folder: Path) -> Path:
     """The YAML of an experiment: a built-in name, or a file at an s3:// or https:// address."""
     if value in experiments.names():
         return experiments.find(value)
-    return _remote("experiments", value, experiments.names(), folder)
+    return _remote("experiments", value, folder)
 
 
 def experiment_list(value: object) -> list[str]:
@@ -142,15 +204,34 @@ def fetch(address: str, folder: Path) -> Path:
     if address.startswith(("s3://", "minio://")):
         Store.from_environment().get(Location.parse(address), target)
         return target
+    partial = target.with_name(f".{target.name}.partial")
     try:
         with urllib3.PoolManager(retries=DOWNLOAD, timeout=urllib3.Timeout(connect=10, read=120)) as pool:
-            response = pool.request("GET", address)
+            _download(pool, address, partial)
+        return partial.rename(target)
     except urllib3.exceptions.HTTPError as error:
-        raise WorldError(f"{address} could not be fetched ({type(error).__name__}): is it reachable?") from None
-    if response.status != 200:
-        raise InputError(f"{address} answers {response.status}; an address that gives the file is wanted")
-    target.write_bytes(response.data)
-    return target
+        raise WorldError(f"{shown(address)} could not be fetched ({type(error).__name__}): is it reachable?") from None
+    except OSError as error:
+        raise WorldError(f"{shown(address)} could not be kept in {folder}: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _download(pool: urllib3.PoolManager, address: str, target: Path) -> None:
+    """Stream to a file: an extract of a country does not fit in memory. Begun anew where it breaks off."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with pool.request("GET", address, preload_content=False) as response, open(target, "wb") as file:
+                if response.status != 200:
+                    raise InputError(
+                        f"{shown(address)} answers {response.status}; an address that gives the file is wanted"
+                    )
+                shutil.copyfileobj(response, file)
+            return
+        except (urllib3.exceptions.ProtocolError, urllib3.exceptions.ReadTimeoutError):
+            if attempt == ATTEMPTS:
+                raise
+            time.sleep(PAUSE * 2 ** (attempt - 1))
 
 
 def _of_town(name: str, value: str, folder: Path) -> Path:
@@ -174,10 +255,21 @@ def _town_digest() -> str:
         raise InputError(f"{SAMPLE / MANIFEST} is no manifest; publish the town anew (casbah sample publish)") from None
 
 
-def _remote(parameter: str, value: str, names: list[str], folder: Path) -> Path:
+def _remote(parameter: str, value: str, folder: Path) -> Path:
+    _check_name(parameter, value)
+    return fetch(value, folder)
+
+
+def _check_name(parameter: str, value: str) -> None:
+    """`InputError` unless a value is a known name of its parameter or an address."""
+    names = known(parameter)
     refuse_shapefile(parameter, value)
-    if urlsplit(value).scheme in ("s3", "minio", "https", "http"):
-        return fetch(value, folder)
+    if value in names or ("sample" in names and is_town(value)):
+        return
+    if (scheme := urlsplit(value).scheme) in ADDRESSES:
+        if scheme in ("s3", "minio"):
+            Location.parse(value)
+        return
     if value.startswith(("{", "[")):
         raise InputError(f"{parameter} holds GeoJSON text; upload it and give its s3:// or https:// address")
     if "/" in value or "\\" in value or PurePosixPath(value).suffix:

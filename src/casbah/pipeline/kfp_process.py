@@ -6,9 +6,11 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from kfp import components, local
 
 from casbah.journal import record
@@ -32,7 +34,7 @@ def main(job_file: Path) -> int:
         task = pipeline(**job["arguments"])
     except RuntimeError as error:
         # How `kfp.local` says that a step failed; the step itself has recorded why.
-        record("crashed", message=str(error))
+        record("crashed", message=str(error), living=_living())
         return 1
     record("finished", artifacts={name: _described(artifact) for name, artifact in task.outputs.items()})
     return 0
@@ -43,6 +45,16 @@ def _follow_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(PARENT_POLL)
     os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _living() -> list[int]:
+    """Ids of the steps' processes that still work: one that the journal calls running and is not among them died."""
+    living = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                living.append(process.pid)
+    return living
 
 
 def _described(artifact: Any) -> dict[str, Any]:

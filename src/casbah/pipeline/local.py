@@ -15,7 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 from casbah import journal
-from casbah.errors import CasbahError, InputError, WorldError
+from casbah.errors import CasbahError, InputError, WorldError, unwritable
 from casbah.pipeline import compiled
 from casbah.stack.process import members, start, stop
 
@@ -35,7 +35,9 @@ class Outcome:
     artifacts: dict[str, dict[str, Any]]
     """Name -> `path` and `metadata`."""
     seconds: dict[str, float]
-    """Step -> seconds of the stage function; steps whose results were reused are absent."""
+    """Step -> seconds, its imports and downloads among them; steps whose results were reused are absent."""
+    stages: dict[str, float]
+    """Step -> seconds of the stage function alone."""
     wall: float
     log: Path
 
@@ -44,24 +46,34 @@ class Outcome:
 class _Account:
     """What the journal has said so far."""
 
-    running: dict[tuple[str, str], float] = field(default_factory=dict)
+    running: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Step -> id of its process."""
+    failures: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    """Step -> how it failed, until it is tried again; the latest last."""
     seconds: dict[str, float] = field(default_factory=dict)
-    failure: dict[str, Any] | None = None
+    stages: dict[str, float] = field(default_factory=dict)
     outcome: dict[str, Any] | None = None
 
     def take(self, event: dict[str, Any]) -> None:
         key = (event.get("step", ""), event.get("detail", ""))
         kind = event["event"]
         if kind == "start":
-            self.running[key] = event["time"]
+            self.failures.pop(key, None)
+            self.running[key] = event["pid"]
         elif kind == "end":
             self.running.pop(key, None)
-            self.seconds[" ".join(filter(None, key))] = event["seconds"]
+            name = " ".join(filter(None, key))
+            self.seconds[name], self.stages[name] = event["seconds"], event["stage"]
         elif kind == "fail":
             self.running.pop(key, None)
-            self.failure = event
+            self.failures[key] = event
         elif kind in ("finished", "crashed"):
             self.outcome = event
+
+    def dead(self) -> list[str]:
+        """The steps that had ended without a word when the runner gave up, or with it where it was killed too."""
+        living = self.outcome.get("living", ()) if self.outcome else ()
+        return [" ".join(filter(None, key)) for key, process in self.running.items() if process not in living]
 
 
 def run(
@@ -81,7 +93,6 @@ def run(
     values = compiled.arguments(package, given)
     directory = directory.resolve()
     run_directory = directory / "runs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid4().hex[:6]}"
-    run_directory.mkdir(parents=True)
     job = {
         "package": str(package.resolve()),
         "arguments": values,
@@ -89,7 +100,13 @@ def run(
         "cache": str(directory / "cache" / compiled.code_digest()[:16]),
         "workspace": str(run_directory / "workspace"),
     }
-    (run_directory / "job.json").write_text(json.dumps(job, indent=2), encoding="utf-8")
+    try:
+        run_directory.mkdir(parents=True)
+        (run_directory / "job.json").write_text(json.dumps(job, indent=2), encoding="utf-8")
+    except OSError as error:
+        raise unwritable(error)(
+            f"{run_directory} can't be written ({error.strerror}): free some space, or name another --directory"
+        ) from None
     log, account = run_directory / "run.log", _Account()
     began = time.monotonic()
     child = start(
@@ -112,23 +129,24 @@ def run(
         stop(child, grace=GRACE)
     _raise_failure(account, log)
     assert account.outcome is not None
-    return Outcome(account.outcome["artifacts"], account.seconds, time.monotonic() - began, log)
+    return Outcome(account.outcome["artifacts"], account.seconds, account.stages, time.monotonic() - began, log)
 
 
 def _hopeless(account: _Account) -> bool:
-    return account.failure is not None and account.failure["code"] != WorldError.exit_code
+    return any(failure["code"] != WorldError.exit_code for failure in account.failures.values())
 
 
 def _raise_failure(account: _Account, log: Path) -> None:
     if account.outcome is not None and account.outcome["event"] == "finished":
         return
-    if account.failure is not None:
-        failure = account.failure
+    final = [one for one in account.failures.values() if one["code"] != WorldError.exit_code]
+    # A step that died is what the runner gave up for: another one that had failed before waits for its next try.
+    if not final and (dead := account.dead()):
+        raise WorldError(f"{dead[0]} ended without a word, as a process does that runs out of memory; see {log}")
+    if account.failures:
+        failure = final[0] if final else list(account.failures.values())[-1]
         step = " ".join(filter(None, (failure["step"], failure["detail"])))
         raise ERRORS.get(failure["code"], CasbahError)(f"{step}: {failure['message']} (the run's log is {log})")
-    if account.running:
-        step = " ".join(filter(None, next(iter(account.running))))
-        raise WorldError(f"{step} ended without a word, as a process does that runs out of memory; see {log}")
     message = account.outcome["message"] if account.outcome else "it ended without a word"
     raise CasbahError(f"the local KFP runner failed: {message} (the run's log is {log})")
 

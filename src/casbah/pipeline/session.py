@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
+from uuid import uuid4
 
 from casbah import stack
-from casbah.errors import InputError
+from casbah.errors import InputError, WorldError
 from casbah.pipeline import compiled, inputs, local
 from casbah.pipeline.display import Display
 from casbah.products.evaluation import Evaluation, EvaluationMetrics
-from casbah.products.manifest import sha256_of
+from casbah.products.manifest import MANIFEST, check_target, replace_directory, sha256_of
+from casbah.products.model import ModelBundle
 from casbah.progress import say
 from casbah.stack.stack import FOREIGN
 from casbah.storage import BUCKET, Location, Store
@@ -31,6 +33,12 @@ FILES = {
 TOWNS = ("aoi", "labels", "labelled_area", "stac")
 """Parameters that may name the simulated town."""
 
+PRODUCTS = {"model": ModelBundle.schema, "evaluation": Evaluation.schema}
+"""What a run copies to its output, and of which kind it is."""
+
+PAGES = ("comparison", "registration")
+"""Pages of text that lie beside it, as `.md`."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -41,17 +49,38 @@ class Request:
 
 
 @contextmanager
-def request(given: Mapping[str, str], package: Path | None = None) -> Iterator[Request]:
-    """Compile the pipeline unless a package is given, and check the arguments against it."""
+def request(given: Mapping[str, str], package: Path | None = None, *, output: Path | None = None) -> Iterator[Request]:
+    """Compile the pipeline unless a package is given, and check the arguments against it, and where the results go.
+
+    `InputError` for all that can be known to be wrong before anything is started.
+    """
+    if output is not None:
+        check_output(output)
     with tempfile.TemporaryDirectory(prefix="casbah-") as folder:
         package = package or compiled.compile_pipeline(Path(folder) / "building_footprints.yaml")
-        compiled.arguments(package, given)
+        values = compiled.defaults(package) | compiled.arguments(package, given)
         for name, value in given.items():
-            if name in FILES:
-                inputs.refuse_shapefile(name, value)
-            if _is_file(name, value) and not Path(value).is_file():
-                raise InputError(f"{name} is {value!r}, and there is no such file")
+            if _is_file(name, value):
+                if not Path(value).is_file():
+                    raise InputError(f"{name} is {value!r}, and there is no such file")
+                del values[name]
+        inputs.check(values)
         yield Request(package, dict(given))
+
+
+def check_output(output: Path) -> None:
+    """`InputError` unless the results of a run may be put at `output`: nothing but those of an earlier run is replaced.
+
+    Other files may lie there beside them.
+    """
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file; name a directory for the results of the run with --output")
+    for name, schema in PRODUCTS.items():
+        check_target(output / name, schema)
+    for file in (output / f"{page}.md" for page in PAGES):
+        # An earlier run has left its model there before its pages.
+        if file.exists() and not (output / "model" / MANIFEST).is_file():
+            raise InputError(f"{file} is there already, and not from a run of Casbah; name another --output or move it")
 
 
 @dataclass(frozen=True)
@@ -68,6 +97,9 @@ class Results:
     """`name`, `version`, `alias`, `url`."""
     output: Path
     seconds: dict[str, float]
+    """Step that ran -> its seconds, with imports and downloads."""
+    stages: dict[str, float]
+    """Step that ran -> seconds of its stage function alone."""
     wall: float
     directory: Path
     started: bool
@@ -129,10 +161,7 @@ class Session:
     def _gathered(self, outcome: local.Outcome, output: Path) -> Results:
         paths = {name: Path(artifact["path"]) for name, artifact in outcome.artifacts.items()}
         facts = {name: artifact["metadata"] for name, artifact in outcome.artifacts.items()}
-        for name in ("model", "evaluation"):
-            _copy(paths[name], output / name)
-        for name in ("comparison", "registration"):
-            shutil.copyfile(paths[name], output / f"{name}.md")
+        _copy(paths, output)
         evaluation = Evaluation.open(output / "evaluation")
         return Results(
             experiments=facts["comparison"]["experiments"],
@@ -142,6 +171,7 @@ class Session:
             registration=facts["registration"],
             output=output,
             seconds=outcome.seconds,
+            stages=outcome.stages,
             wall=outcome.wall,
             directory=self.directory,
             started=self.started,
@@ -182,13 +212,37 @@ def _is_file(name: str, value: str) -> bool:
     return name in FILES and "://" not in value and Path(value).suffix.lower() in FILES[name]
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Put a copy of a finished product in place of an older copy."""
-    partial = target.with_name(f".{target.name}.partial-copy")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+def _copy(paths: Mapping[str, Path], output: Path) -> None:
+    """Put copies of a run's results in place of older ones, once all of them are there."""
+    check_output(output)
+    new = not output.exists()
+    partial = output / f".partial-{uuid4().hex[:8]}"
+    try:
+        partial.mkdir(parents=True)
+        for name in PRODUCTS:
+            shutil.copytree(paths[name], partial / name)
+        for name in PAGES:
+            shutil.copyfile(paths[name], partial / f"{name}.md")
+        for name in PRODUCTS:
+            replace_directory(partial / name, output / name)
+        for name in PAGES:
+            (partial / f"{name}.md").replace(output / f"{name}.md")
+    except OSError as error:
+        if new:
+            shutil.rmtree(output, ignore_errors=True)
+        raise WorldError(
+            f"the results could not be copied to {output}: {_reason(error)}; the run itself is whole, and running it "
+            "again reuses its steps"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _reason(error: OSError) -> str:
+    """What the system says; `shutil` gathers that of each file of a directory in a list."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        return str(error.args[0][0][-1])
+    return error.strerror or str(error)
 
 
 @contextmanager
@@ -206,13 +260,18 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a session as Ctrl-C does, so that what it started is stopped."""
+    """Let SIGTERM and a closed terminal end a session as Ctrl-C does, so that what it started is stopped."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # Under nohup a closed terminal is to be ignored, and stays so.
+    mine = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+    for number in mine:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in mine:
+            signal.signal(number, before[number])

@@ -11,10 +11,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from casbah.errors import CasbahError
 from casbah.journal import local_run, record
@@ -24,6 +25,9 @@ from casbah.products.manifest import Product
 from casbah.products.model import ModelBundle
 
 CLASSES = ["background", "building"]
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 
 
 class Artifact(Protocol):
@@ -57,14 +61,15 @@ def ingest(
     snapshot: str,
 ) -> None:
     """Sentinel-2 of an area and a time becomes a `Scene`. `snapshot` only tells one reading from a later one."""
-    with _step("ingest") as folder:
+    with _step("ingest") as step:
         from casbah.ingest import ingest as stage
 
-        product = stage(
-            aoi=inputs.area(aoi, folder),
+        product = step.run(
+            stage,
+            aoi=inputs.area(inputs.text(aoi), step.folder),
             start=inputs.iso_date("start", start),
             end=inputs.iso_date("end", end),
-            stac=inputs.catalogue(stac),
+            stac=inputs.catalogue(inputs.text(stac)),
             output=Path(scene.path),
             periods=periods,
             max_cloud=max_cloud,
@@ -87,13 +92,15 @@ def label(
 
     `licence`, `attribution` and `vintage` say what a vector file does not say of itself; empty where nobody knows.
     """
-    with _step("label") as folder:
+    source, labelled_area = inputs.text(source), inputs.text(labelled_area)
+    with _step("label") as step:
         from casbah.label import label as stage
 
-        area = inputs.labelled_area(labelled_area, source, folder)
-        product = stage(
+        area = inputs.labelled_area(labelled_area, source, step.folder)
+        product = step.run(
+            stage,
             scene=Path(scene.path),
-            source=inputs.footprints(source, folder),
+            source=inputs.footprints(source, step.folder),
             output=Path(labels.path),
             labelled_area=area,
             licence=inputs.licence(licence, source),
@@ -109,10 +116,11 @@ def tile(
     tiles: Artifact, *, scene: Artifact, labels: Artifact, tile_size: int, block_size: float, align: bool, seed: int
 ) -> None:
     """Scene and labels become a `TileSet` with spatially separate splits; `block_size` 0 lets the stage choose."""
-    with _step("tile"):
+    with _step("tile") as step:
         from casbah.tile import tile as stage
 
-        product = stage(
+        product = step.run(
+            stage,
             scenes=[Path(scene.path)],
             labels=[Path(labels.path)],
             output=Path(tiles.path),
@@ -129,11 +137,13 @@ def finetune(model: Artifact, *, tiles: Artifact, experiment: str, seed: int, sn
 
     `snapshot` only tells one reading of an experiment's YAML from a later one.
     """
-    with _step("finetune", experiment) as folder:
+    experiment = inputs.text(experiment)
+    with _step("finetune", experiment) as step:
         from casbah.finetune import finetune as stage
 
-        product = stage(
-            config=inputs.experiment(experiment, folder),
+        product = step.run(
+            stage,
+            config=inputs.experiment(experiment, step.folder),
             tiles=Path(tiles.path),
             output=Path(model.path),
             seed=seed,
@@ -161,11 +171,16 @@ def evaluate(
     seed: int,
 ) -> None:
     """A model is scored on one split; numbers, confusion matrix and report are shown in the Kubeflow UI."""
-    with _step("evaluate", f"{split} {model.metadata.get('experiment', '')}".strip()):
+    with _step("evaluate", f"{split} {model.metadata.get('experiment', '')}".strip()) as step:
         from casbah.evaluate import evaluate as stage
 
-        product = stage(
-            model=Path(model.path), tiles=Path(tiles.path), output=Path(evaluation.path), split=split, seed=seed
+        product = step.run(
+            stage,
+            model=Path(model.path),
+            tiles=Path(tiles.path),
+            output=Path(evaluation.path),
+            split=split,
+            seed=seed,
         )
         _describe(evaluation, product, experiment=product.metrics.experiment, split=split)
         _log_scores(scores, confusion, product.metrics)
@@ -177,10 +192,11 @@ def select(
     model: Artifact, comparison: Artifact, *, models: Sequence[Artifact], evaluations: Sequence[Artifact]
 ) -> None:
     """The best experiment by validation building IoU goes on; the table of all is shown in the Kubeflow UI."""
-    with _step("select"):
+    with _step("select") as step:
         from casbah.evaluate import select as stage
 
-        product = stage(
+        product = step.run(
+            stage,
             models=[Path(one.path) for one in models],
             evaluations=[Path(one.path) for one in evaluations],
             output=Path(model.path),
@@ -209,14 +225,21 @@ def register(
 
     A local run is named by its directory below `pipeline/runs/`, where its log is.
     """
-    with _step("register", name):
+    name = inputs.text(name)
+    with _step("register", name) as step:
         if local := local_run():
             # The id that `kfp.local` draws names nothing, and its steps are processes, whatever image the YAML names.
             run, os.environ["CASBAH_IMAGE"] = local, "none"
         os.environ["KFP_RUN_ID"] = run
         from casbah.register import register as stage
 
-        made = stage(model=Path(model.path), evaluation=Path(evaluation.path), tiles=Path(tiles.path), name=name)
+        made = step.run(
+            stage,
+            model=Path(model.path),
+            evaluation=Path(evaluation.path),
+            tiles=Path(tiles.path),
+            name=inputs.model_name(name),
+        )
         facts = {"name": made.name, "version": made.version, "alias": made.alias, "url": made.url}
         registration.metadata.update(facts)
         versions.log_metric("version", float(made.version))
@@ -302,14 +325,31 @@ def _describe(artifact: Artifact, product: Product, **facts: str) -> None:
     record("product", product=product.schema, path=str(product.path), digest=product.digest, **facts)
 
 
+@dataclass
+class _Step:
+    """A step at work: a folder for its downloads, and how long the stage function alone took."""
+
+    folder: Path
+    seconds: float = 0.0
+
+    def run(self, stage: Callable[Given, Made], *given: Given.args, **named: Given.kwargs) -> Made:
+        """Call the stage function, its time taken apart from that of imports and downloads."""
+        began = time.monotonic()
+        try:
+            return stage(*given, **named)
+        finally:
+            self.seconds = time.monotonic() - began
+
+
 @contextmanager
-def _step(name: str, detail: str = "") -> Iterator[Path]:
+def _step(name: str, detail: str = "") -> Iterator[_Step]:
     """Run a stage with a folder for its downloads; an error that a user can act on ends the process in one sentence."""
     began = time.monotonic()
     record("start", step=name, detail=detail)
     try:
         with tempfile.TemporaryDirectory(prefix=f"casbah-{name}-") as folder:
-            yield Path(folder)
+            step = _Step(Path(folder))
+            yield step
     except CasbahError as error:
         record("fail", step=name, detail=detail, code=error.exit_code, message=str(error))
         print(f"casbah: {error}", file=sys.stderr, flush=True)
@@ -317,4 +357,4 @@ def _step(name: str, detail: str = "") -> Iterator[Path]:
     except Exception as error:
         record("fail", step=name, detail=detail, code=1, message=f"{type(error).__name__}: {error}")
         raise
-    record("end", step=name, detail=detail, seconds=time.monotonic() - began)
+    record("end", step=name, detail=detail, seconds=time.monotonic() - began, stage=step.seconds)

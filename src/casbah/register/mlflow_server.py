@@ -8,8 +8,8 @@ import urllib.request
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit, urlunsplit
 
+from casbah.addresses import authorization, shown
 from casbah.errors import CasbahError, InputError, WorldError
 
 ATTEMPTS = 3
@@ -28,12 +28,6 @@ def tracking_uri(given: str | None) -> str:
     return uri
 
 
-def shown(uri: str) -> str:
-    """The address without user name and password, for people, tags and logs."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if parts.netloc else uri
-
-
 def check(uri: str) -> None:
     """`WorldError` unless the server answers its health check within a few attempts (http addresses only)."""
     if not uri.startswith(("http://", "https://")):
@@ -43,7 +37,8 @@ def check(uri: str) -> None:
         if attempt:
             time.sleep(PAUSE * 2 ** (attempt - 1))
         try:
-            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10) as answer:  # noqa: S310 - http only
+            request = urllib.request.Request(f"{shown(uri).rstrip('/')}/health", headers=authorization(uri))  # noqa: S310
+            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - http only
                 if answer.status == 200:
                     return
         except (urllib.error.URLError, OSError, ValueError) as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import casbah
+from casbah.addresses import shown
 from casbah.blocks import seen_among
 from casbah.errors import InputError
 from casbah.products.evaluation import Evaluation, EvaluationMetrics
@@ -97,7 +98,7 @@ def register(
         import mlflow
 
         client = mlflow.MlflowClient(uri)
-        say(f"registering {candidate.model.training.experiment} as {name} at {mlflow_server.shown(uri)}")
+        say(f"registering {candidate.model.training.experiment} as {name} at {shown(uri)}")
         version = _existing(client, name, candidate) or _log(mlflow, name, candidate)
         return _promote(client, uri, name, version, candidate)
 
@@ -112,7 +113,7 @@ def rollback(*, name: str = NAME, tracking_uri: str | None = None) -> Registrati
         client = mlflow.MlflowClient(uri)
         current = _champion(client, name)
         if current is None:
-            raise InputError(f"{name} has no champion at {mlflow_server.shown(uri)}, so there is nothing to roll back")
+            raise InputError(f"{name} has no champion at {shown(uri)}, so there is nothing to roll back")
         previous = current.tags.get("casbah.previous_champion")
         if not previous:
             raise InputError(f"version {current.version} is {name}'s first champion; there is none before it")

@@ -18,6 +18,7 @@ from casbah.sample.catalogue import COLLECTION, TILES, Look, Tile
 from casbah.sample.plan import Footprints, plan
 from casbah.sample.sky import ACQUISITIONS, Acquisition, Sky, haze_of, sky, sun
 from casbah.sample.truth import FINE, MARGIN, Truth, build
+from casbah.sample.writing import writing
 
 CRS = "EPSG:32631"
 """UTM zone 31 north: Algiers'."""
@@ -85,8 +86,8 @@ def make(directory: str | Path, *, size: tuple[float, float] = SIZE, seed: int =
     """Write the simulated town of `size` (kilometres east, north) into `directory`, or reuse it where it is there.
 
     The same size and seed give the same pixels and footprints; a town of another size or seed at `directory` is
-    replaced once the new one is finished. Everything in it says that it is simulated. Raises
-    `InputError` for a size or a seed out of range or where something else lies at `directory`.
+    replaced once the new one is finished. Everything in it says that it is simulated. Raises `InputError` for a size
+    or a seed out of range or where something else lies at `directory`, `WorldError` where the disk is full.
     """
     path = Path(directory)
     if seed < 0:
@@ -101,7 +102,7 @@ def make(directory: str | Path, *, size: tuple[float, float] = SIZE, seed: int =
         return there
     check_target(path, Town.schema)
     truth, land, buildings = survey(grid, seed)
-    with Town.write(path, parameters=parameters) as draft:
+    with Town.write(path, parameters=parameters) as draft, writing(path):
         folder = draft.directory
         footprints.write(folder, footprints.frame(buildings, CRS))
         box = shapely.box(*grid.bounds)

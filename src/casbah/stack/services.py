@@ -1,5 +1,6 @@
 """What the two services are: their commands, their environment, and the operation that proves that they answer."""
 
+import importlib.util
 import os
 import shutil
 import sys
@@ -13,7 +14,20 @@ from casbah.stack.private import internal_keys
 from casbah.stack.process import GRPC_OFFSET, Service, free_ports, start
 from casbah.storage import BUCKET, Location, Store
 
-__all__ = ["GRPC_OFFSET", "NAMES", "PATIENCE", "SOCKETS", "TITLES", "address", "answers", "configured", "launch", "log"]
+__all__ = [
+    "GRPC_OFFSET",
+    "NAMES",
+    "PATIENCE",
+    "SOCKETS",
+    "TITLES",
+    "address",
+    "answers",
+    "check_installed",
+    "configured",
+    "launch",
+    "log",
+    "weed",
+]
 
 NAMES = ("store", "mlflow")
 """In the order of starting: MLflow keeps its artifacts in the store."""
@@ -67,11 +81,28 @@ def answers(name: str, service: Service, keys: tuple[str, str]) -> bool:
     return _store_answers(service, keys) if name == "store" else _mlflow_answers(service)
 
 
-def _store_command(directory: Path, ports: Mapping[str, int]) -> list[str]:
-    weed = shutil.which("weed", path=os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))))
-    if weed is None:
+def weed() -> str | None:
+    """The object store's program, beside this Python or on the path."""
+    return shutil.which("weed", path=os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))))
+
+
+def check_installed() -> None:
+    """`InputError` where a program of the services is not here, before one of them runs."""
+    if weed() is None:
         raise InputError("the object store's program `weed` is not installed: pip install 'casbah[stack]'")
-    command = [weed, "-logtostderr=true", "mini", f"-dir={directory / 'store'}", f"-ip={HOST}", f"-ip.bind={HOST}"]
+    if importlib.util.find_spec("mlflow") is None:
+        raise InputError("MLflow is not installed: pip install 'casbah[stack]'")
+
+
+def _store_command(directory: Path, ports: Mapping[str, int]) -> list[str]:
+    command = [
+        weed() or "weed",
+        "-logtostderr=true",
+        "mini",
+        f"-dir={directory / 'store'}",
+        f"-ip={HOST}",
+        f"-ip.bind={HOST}",
+    ]
     # Every port is set, those of gRPC too: any default would clash with a second stack on this machine.
     for name, port in ports.items():
         command += [f"-{name}.port={port}", f"-{name}.port.grpc={port + GRPC_OFFSET}"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from casbah.errors import InputError, WorldError
+from casbah.errors import InputError, WorldError, unwritable
 from casbah.progress import say
 from casbah.stack import services
 from casbah.stack.private import write_private
@@ -72,6 +72,7 @@ def up(directory: str | Path = DIRECTORY) -> Stack:
     Data, credentials and, where they are still free, ports are those of the last time. `InputError` where the
     directory is unusable or the `stack` extra is not installed; `WorldError` where a service does not come up.
     """
+    services.check_installed()
     directory = _prepared(Path(directory))
     with _alone(directory):
         credentials = _credentials(directory)
@@ -88,7 +89,7 @@ def down(directory: str | Path = DIRECTORY) -> list[str]:
     Only processes that this stack started are touched, whatever its state file says.
     """
     directory = Path(directory).resolve()
-    if not (directory / STATE).is_file():
+    if not _state(directory):
         return []
     with _alone(directory):
         state = _state(directory)
@@ -102,8 +103,6 @@ def down(directory: str | Path = DIRECTORY) -> list[str]:
 def find(directory: str | Path = DIRECTORY) -> Stack | None:
     """The running stack of a directory; None where any of its services does not run."""
     directory = Path(directory).resolve()
-    if not (directory / STATE).is_file():
-        return None
     state = _state(directory)
     if any(name not in state or not members(state[name]) for name in services.NAMES):
         return None
@@ -163,7 +162,7 @@ def _prepared(directory: Path) -> Path:
             # The directory itself may be the caller's own and open to others; what the services keep in it is not.
             (directory / name).chmod(0o700)
     except OSError as error:
-        raise InputError(
+        raise unwritable(error)(
             f"{directory} can't hold a stack ({error.strerror}); name another one with --directory"
         ) from None
     return directory
@@ -172,7 +171,12 @@ def _prepared(directory: Path) -> Path:
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
     """Let one `up` or `down` of a directory run at a time."""
-    with open(directory / "lock", "w", encoding="utf-8") as lock:
+    file = directory / "lock"
+    try:
+        lock = open(file, "w", encoding="utf-8")  # noqa: SIM115 - the lock is held while the caller works
+    except OSError as error:
+        raise unwritable(error)(_closed(file, error)) from None
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -185,7 +189,9 @@ def _credentials(directory: Path) -> Credentials:
     try:
         file.chmod(0o600)
         return Credentials.model_validate_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
+    except OSError as error:
+        raise InputError(_closed(file, error)) from None
+    except ValidationError:
         raise InputError(
             f"{file} is damaged; run `casbah down`, delete it, and `casbah up` makes new credentials"
         ) from None
@@ -196,12 +202,18 @@ def _state(directory: Path) -> dict[str, Service]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         return {name: Service.model_validate(value) for name, value in content["services"].items()}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        raise InputError(_closed(file, error)) from None
     except (ValueError, KeyError, AttributeError, TypeError):
         raise InputError(
             f"{file} is damaged, so the services that it names are unknown: end them by hand and delete it"
         ) from None
+
+
+def _closed(file: Path, error: OSError) -> str:
+    return f"{file} can't be opened ({error.strerror}): the stack may be another user's; name another --directory"
 
 
 def _save(directory: Path, state: dict[str, Service]) -> None:
