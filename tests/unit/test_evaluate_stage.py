@@ -17,7 +17,8 @@ from casbah import scoring
 from casbah.cli import main
 from casbah.errors import InputError, WorldError
 from casbah.evaluate import evaluate
-from casbah.evaluate.mosaics import mosaics
+from casbah.models import on_tiles
+from casbah.models.mosaics import mosaics
 from casbah.products.evaluation import Evaluation
 from casbah.products.tiles import Split, TileFolds, TileSet
 from casbah.tile import tile
@@ -413,3 +414,16 @@ def test_the_command_prints_the_table_and_ends_with_two_for_bad_input(
     assert ended.value.code == 2
     assert "weights.safetensors is not the file that was written" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_a_model_against_itself_differs_by_exactly_nothing_where_tiles_overlap(tmp_path: Path) -> None:
+    tiles = make_tiles(tmp_path / "tiles", tile_size=16, stride=8)
+    model = make_bundle(tmp_path / "model", tiles)
+    metrics = evaluate(model=model.path, tiles=tiles.path, output=tmp_path / "out", resamples=50).metrics
+    evaluated = {b.block: (b.tp, b.fp, b.fn, b.tn) for b in metrics.blocks}
+    again = on_tiles.block_counts(model, tiles, "test", evaluated)
+    assert again == evaluated
+    difference = scoring.paired_block_bootstrap(evaluated, again)
+    assert (difference.value, difference.low, difference.high) == (0, 0, 0)
+    some = sorted(evaluated)[:2]
+    assert on_tiles.block_counts(model, tiles, "test", some) == {block: evaluated[block] for block in some}

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from casbah.blocks import seen_among
 from casbah.errors import InputError
+from casbah.models.on_tiles import check_fit
 from casbah.products.manifest import MANIFEST
 from casbah.products.model import ModelBundle
-from casbah.products.tiles import SPLITS, TileFolds, TileInfo, TileSet
+from casbah.products.tiles import SPLITS, TileFolds, TileSet
 
 NAMED = 3
 """How many blocks an error names before it counts the rest."""
@@ -53,25 +54,6 @@ def open_cases(model: Path, tiles: Path, split: str) -> Cases:
     return found
 
 
-def check_fit(model: ModelBundle, tiles: TileSet) -> None:
-    """`InputError` unless the tiles hold what the model takes: bands, periods, level, resolution, building cover."""
-    wanted, given = model.training, tiles.info
-    missing = [name for name in wanted.bands if name not in given.bands]
-    if missing:
-        raise InputError(
-            f"{model.path} takes band {', '.join(missing)}, which {tiles.path} does not hold (it has "
-            f"{', '.join(given.bands)}): make tiles with it, or evaluate a model of these bands"
-        )
-    differences = [
-        f"{name} {there} where the tiles have {here}" for name, there, here in _facts(model, given) if there != here
-    ]
-    if differences:
-        raise InputError(
-            f"{model.path} does not fit {tiles.path}: the model was trained on {'; '.join(differences)}; "
-            "evaluate it on tiles like those it was trained on"
-        )
-
-
 def check_unseen(model: ModelBundle, tiles: TileSet, split: str) -> None:
     """`InputError` where the split is empty or holds blocks that the model has seen: such a score would leak."""
     blocks = set(tiles.split(split).blocks)
@@ -88,16 +70,6 @@ def check_unseen(model: ModelBundle, tiles: TileSet, split: str) -> None:
                 f"{model.path} {learned} {', '.join(seen[:NAMED])}{more}, blocks of the {split} split of {tiles.path}: "
                 "its score there would leak; evaluate it on tiles whose blocks it has not seen"
             )
-
-
-def _facts(model: ModelBundle, tiles: TileInfo) -> list[tuple[str, object, object]]:
-    wanted = model.training
-    return [
-        ("periods", wanted.periods, tiles.periods),
-        ("level", wanted.level, tiles.level),
-        ("resolution", f"{wanted.resolution:g} m", f"{tiles.resolution:g} m"),
-        ("building cover", f"{wanted.building_cover} %", f"{tiles.building_cover} %"),
-    ]
 
 
 def _hold_out(model: Path, tiles: Path) -> Cases:
