@@ -25,6 +25,8 @@ class Decision:
     """Building IoU of challenger minus champion, pooled over `blocks`."""
     low: float | None = None
     high: float | None = None
+    previous: str | None = None
+    """The version that was champion when this was decided."""
 
 
 def counts_of(blocks: Sequence[BlockCounts]) -> dict[str, tuple[int, int, int, int]]:
