@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import mlflow
 import numpy as np
 import pytest
@@ -215,6 +216,12 @@ def test_a_refit_is_registered_with_the_scores_of_its_protocol_and_says_so(
     assert "trained on every block" in second.reason
 
 
+def forget_credentials() -> None:
+    """Boto and MLflow look at the environment once in a process."""
+    _cached_get_s3_client.cache_clear()
+    boto3.setup_default_session()
+
+
 def test_a_store_that_refuses_or_does_not_answer_is_named_and_loses_nothing(
     served: stack.Stack, tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -223,7 +230,7 @@ def test_a_store_that_refuses_or_does_not_answer_is_named_and_loses_nothing(
     model = make_bundle(tmp_path / "good", tiles, experiment="good")
     evaluation = evaluate(model=model.path, tiles=tiles.path, output=tmp_path / "test", resamples=100)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    _cached_get_s3_client.cache_clear()
+    forget_credentials()
     mlflow.MlflowClient(uri).create_experiment("casbah", artifact_location="s3://casbah/elsewhere")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     given = {"model": model.path, "evaluation": evaluation.path, "name": name, "tracking_uri": uri}
@@ -239,5 +246,5 @@ def test_a_store_that_refuses_or_does_not_answer_is_named_and_loses_nothing(
         with pytest.raises(WorldError, match=r"http://127.0.0.1:9, .*is it up\? MLFLOW_S3_ENDPOINT_URL names it"):
             register(**given)
     assert mlflow.MlflowClient(uri).search_model_versions(f"name='{name}'") == []
-    _cached_get_s3_client.cache_clear()  # as in a new process: it does not look at the credentials again
+    forget_credentials()
     assert register(**given).alias == "champion"
