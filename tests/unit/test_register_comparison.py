@@ -15,6 +15,7 @@ from casbah.errors import InputError
 from casbah.evaluate import evaluate
 from casbah.grid import Grid
 from casbah.models import check_images
+from casbah.products.evaluation import Evaluation
 from casbah.products.model import ModelBundle
 from casbah.products.tiles import TileSet
 from casbah.register.candidate import Candidate, open_candidate
@@ -182,3 +183,20 @@ def test_what_goes_wrong_in_scoring_the_champion_becomes_the_reason(
 
 def challenger_without_tiles(candidate: Candidate) -> Candidate:
     return Candidate(candidate.model, candidate.evaluation, None)
+
+
+def test_a_refit_is_not_registered_with_folds_of_several_configurations(tmp_path: Path) -> None:
+    folds = make_tiles(tmp_path / "folds", folds=2)
+    for number, fold in enumerate(folds.folds):
+        make_bundle(tmp_path / "models" / f"fold_{number}", fold)
+    refit = make_bundle(tmp_path / "models" / "refit", folds.refit, refit="refit of 2 folds")
+    evaluation = evaluate(model=tmp_path / "models", tiles=folds.path, output=tmp_path / "out", resamples=20)
+    open_candidate(refit.path, evaluation.path, folds.path, None)
+    with Evaluation.write(tmp_path / "mixed", parameters={}) as draft:
+        shutil.copytree(evaluation.path, draft.directory, dirs_exist_ok=True)
+        (draft.directory / "manifest.json").unlink()
+        mixed = evaluation.metrics.model_dump(mode="json")
+        mixed["extra"]["folds"][1]["config"] = "1" * 64
+        draft.write_json("metrics.json", mixed)
+    with pytest.raises(InputError, match=r"was not trained as the folds of .*mixed were"):
+        open_candidate(refit.path, tmp_path / "mixed", folds.path, None)

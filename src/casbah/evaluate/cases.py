@@ -88,9 +88,34 @@ def _folds(model: Path, tiles: Path) -> Cases:
             f"{tiles} holds {folds.count} folds, but {model} has no fold_0: fine-tune one model a fold into "
             f"{model / 'fold_0'} and so on, or evaluate on one fold alone ({tiles / 'fold_0'})"
         )
+    _check_no_surplus(model, folds)
     cases = tuple(Case(ModelBundle.open(model / f"fold_{k}"), tile_set, k) for k, tile_set in enumerate(folds.folds))
+    _check_one_experiment(cases)
     joined = hashlib.sha256("\n".join(case.model.digest for case in cases).encode()).hexdigest()
     return Cases(cases, _digest_of(model) or joined, folds.digest)
+
+
+def _check_no_surplus(model: Path, folds: TileFolds) -> None:
+    """`InputError` where models of more folds lie there: which of them belong to these tiles can't be told."""
+    wanted = {f"fold_{k}" for k in range(folds.count)}
+    if surplus := sorted(path.name for path in model.glob("fold_*") if path.name not in wanted):
+        raise InputError(
+            f"{model} holds {', '.join(surplus)} too, and {folds.path} has {folds.count} folds: these are models of "
+            "other folds; give a directory of the models of these alone"
+        )
+
+
+def _check_one_experiment(cases: tuple[Case, ...]) -> None:
+    """`InputError` unless all folds' models were trained from one configuration: the score is that of one protocol."""
+    first = cases[0].model
+    for case in cases[1:]:
+        training = case.model.training
+        if training.config != first.training.config:
+            raise InputError(
+                f"{case.model.path} ({training.experiment}, seed {training.seed}) was trained from another "
+                f"configuration than {first.path} ({first.training.experiment}, seed {first.training.seed}): the folds "
+                "of one evaluation are trained from one YAML, with one seed"
+            )
 
 
 def _digest_of(model: Path) -> str | None:
