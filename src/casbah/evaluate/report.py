@@ -61,12 +61,12 @@ def _pictures(
     chosen = examples(metrics, scored.shots)
     if chosen:
         rows = [_panel(title, shot, limits[shot.scene]) for title, shot in chosen]
-        pictures["examples"] = panels(rows, resolution, metrics.simulated)
+        pictures["examples"] = panels(rows, resolution, metrics.simulated, metrics.attribution)
     pictures["reliability"] = reliability_chart(metrics.reliability, metrics.ece, metrics.simulated)
     found = list(areas(scored.shots))
     for number, (scene, shots) in enumerate(found):
         name = "blocks" if len(found) == 1 else f"blocks_{number}"
-        pictures[name] = block_map(scene, outlines(metrics, shots), resolution, metrics.simulated)
+        pictures[name] = block_map(scene, outlines(metrics, shots), resolution, metrics.simulated, metrics.attribution)
     return pictures
 
 
