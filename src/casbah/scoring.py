@@ -5,7 +5,9 @@ out; counts are (tp, fp, fn, tn) of the class building, so that background is ne
 nothing are None (NaN inside arrays), never 0 or 1.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +26,10 @@ BINS = 15
 
 LEVEL = 0.95
 """Share of the resamples that an interval holds."""
+
+FEWEST_BLOCKS = 10
+"""Over fewer blocks than this an interval is too short to be trusted: percentile intervals of 5 blocks promoted an
+equal model 10 % of the time where 2.5 % was meant (`python -m bench.promotion`)."""
 
 SCORES = ("iou", "f1", "precision", "recall")
 
@@ -197,12 +203,13 @@ def paired_block_bootstrap(
     resamples: int = 1000,
     seed: int = 0,
     score: str = "iou",
+    expanded: bool = False,
 ) -> Difference:
     """Score of a minus score of b on their common blocks, with its 95 % interval and the probability that a is better.
 
     The same resampled blocks serve both, so that what makes a block hard for both cancels (Efron & Tibshirani 1993).
-    The probability is the share of the resamples with a positive difference, ties counted half. `InputError` where
-    the two have no block in common.
+    With `expanded` the interval is widened for few blocks (`expanded_tail`). The probability is the share of the
+    resamples with a positive difference, ties counted half. `InputError` where the two have no block in common.
     """
     common = sorted(set(counts_a) & set(counts_b))
     if not common:
@@ -215,7 +222,21 @@ def paired_block_bootstrap(
     drawn = scores(both[:, :4])[score] - scores(both[:, 4:])[score]
     drawn = drawn[~np.isnan(drawn)]
     better = float(np.mean((drawn > 0) + 0.5 * (drawn == 0))) if drawn.size else None
-    return Difference(value, *_interval(drawn), better, tuple(common))
+    tail = expanded_tail(len(common)) if expanded else (1 - LEVEL) / 2
+    return Difference(value, *_interval(drawn, tail), better, tuple(common))
+
+
+def expanded_tail(blocks: int) -> float:
+    """The share of the resamples to leave out on each side, so that a percentile interval of few blocks is as wide as
+    Student's would be: Phi(-sqrt(n / (n - 1)) t) with t the quantile of n - 1 degrees of freedom.
+
+    The expanded percentile interval of Hesterberg 2015 (The American Statistician 69(4), section 5.3): 0.0085 in place
+    of 0.025 for 10 blocks, and 0.025 for many.
+    """
+    from scipy.stats import t
+
+    quantile = float(t.ppf((1 + LEVEL) / 2, blocks - 1))
+    return NormalDist().cdf(-math.sqrt(blocks / (blocks - 1)) * quantile)
 
 
 class Calibration:
@@ -315,11 +336,11 @@ def _resample(matrix: NDArray[np.int64], resamples: int, seed: int) -> NDArray[n
     return drawn @ matrix
 
 
-def _interval(values: NDArray[np.float64]) -> tuple[float | None, float | None]:
+def _interval(values: NDArray[np.float64], tail: float = (1 - LEVEL) / 2) -> tuple[float | None, float | None]:
     values = values[~np.isnan(values)]
     if not values.size:
         return None, None
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
 
 

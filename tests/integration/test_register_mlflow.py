@@ -4,16 +4,19 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import mlflow
 import numpy as np
 import pytest
 from builders import make_tiles
+from mlflow.store.artifact.s3_artifact_repo import _cached_get_s3_client
 from scored_models import BrightPixels, make_bundle, use_predictor
 
 from casbah import stack
 from casbah.errors import InputError, WorldError
 from casbah.evaluate import evaluate
 from casbah.grid import Grid
+from casbah.models import check_images
 from casbah.products.evaluation import Evaluation
 from casbah.products.model import ModelBundle
 from casbah.products.tiles import TileSet
@@ -48,6 +51,7 @@ class Blurred(BrightPixels):
     """Sees the image through noise that grows as the experiment's name says."""
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
+        check_images(self.training, images)
         noise = {"good": 0.0, "fair": 150.0, "poor": 700.0}[self.training.experiment]
         rng = np.random.default_rng(len(images))
         bright = images[:, 0].mean(axis=1, dtype=np.float32) + rng.normal(0, noise, (len(images), *images.shape[-2:]))
@@ -67,11 +71,18 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def test_the_first_model_is_champion_a_better_one_takes_over_and_one_command_rolls_back(
-    served: stack.Stack, tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    served: stack.Stack,
+    tiles: TileSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     use_predictor(monkeypatch, Blurred)
     _, _, first = submit(tmp_path, tiles, "poor", name)
     assert (first.version, first.alias) == ("1", "champion")
+    said = capfd.readouterr().err
+    assert not any(noise in said for noise in ("UserWarning", "type hint", "INFO mlflow", "300 seconds"))
     _, _, second = submit(tmp_path, tiles, "good", name)
     assert (second.version, second.alias) == ("2", "champion")
     assert "blocks that neither model has seen" in second.reason
@@ -86,6 +97,14 @@ def test_the_first_model_is_champion_a_better_one_takes_over_and_one_command_rol
     assert client.get_model_version_by_alias(name, "champion").version == "1"
     again = register(model=tmp_path / "good", evaluation=tmp_path / "good-test", tiles=tiles.path, name=name)
     assert (again.version, again.alias) == ("2", "no alias"), "a rerun of the pipeline does not undo a rollback"
+    assert again.reason.startswith("was champion, rolled back to version 1 (had been: promoted: ")
+    restored, demoted = (client.get_model_version(name, number) for number in ("1", "2"))
+    assert restored.tags["casbah.reason"] == "first model of this name"
+    assert restored.tags["casbah.rolled_back_from"] == "2"
+    assert "first model of this name. Champion again, rolled back from version 2." in restored.description
+    assert demoted.tags["casbah.rolled_back_to"] == "1"
+    assert demoted.description.startswith("promoted: ")
+    assert demoted.description.endswith("Was champion, rolled back to version 1.")
     assert client.get_model_version_by_alias(name, "champion").version == "1"
     with pytest.raises(InputError, match="first champion"):
         rollback(name=name)
@@ -127,7 +146,7 @@ def test_a_champion_that_trained_on_the_test_blocks_is_not_compared_and_the_way_
     register(model=held.path, evaluation=evaluation.path, tiles=other.path, name=name)
     # The champion of the registry, as if it had been trained on every block: its stored bundle says so.
     leaky = make_bundle(tmp_path / "leaky", tiles, experiment="poor", blocks={"train": everything, "val": ()})
-    monkeypatch.setattr("casbah.register.stage._bundle_of", lambda *_: leaky)
+    monkeypatch.setattr("casbah.register.comparison._bundle_of", lambda *_: leaky)
     _, _, done = submit(tmp_path / "new", tiles, "good", name)
     assert done.alias == "challenger"
     assert "none is unseen by both" in done.reason
@@ -195,3 +214,37 @@ def test_a_refit_is_registered_with_the_scores_of_its_protocol_and_says_so(
     second = register(model=again.path, evaluation=evaluation.path, name=name)
     assert second.alias == "challenger"
     assert "trained on every block" in second.reason
+
+
+def forget_credentials() -> None:
+    """Boto and MLflow look at the environment once in a process."""
+    _cached_get_s3_client.cache_clear()
+    boto3.setup_default_session()
+
+
+def test_a_store_that_refuses_or_does_not_answer_is_named_and_loses_nothing(
+    served: stack.Stack, tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A tracking server that does not serve artifacts: the program writes to the store itself."""
+    use_predictor(monkeypatch, Blurred)
+    model = make_bundle(tmp_path / "good", tiles, experiment="good")
+    evaluation = evaluate(model=model.path, tiles=tiles.path, output=tmp_path / "test", resamples=100)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    forget_credentials()
+    mlflow.MlflowClient(uri).create_experiment("casbah", artifact_location="s3://casbah/elsewhere")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    given = {"model": model.path, "evaluation": evaluation.path, "name": name, "tracking_uri": uri}
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-key")
+        with pytest.raises(
+            WorldError, match=r"refused the credentials \(\w+\): check AWS_ACCESS_KEY_ID and"
+        ) as refused:
+            register(**given)
+        assert served.endpoint in str(refused.value)
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:9")
+        with pytest.raises(WorldError, match=r"http://127.0.0.1:9, .*is it up\? MLFLOW_S3_ENDPOINT_URL names it"):
+            register(**given)
+    assert mlflow.MlflowClient(uri).search_model_versions(f"name='{name}'") == []
+    forget_credentials()
+    assert register(**given).alias == "champion"

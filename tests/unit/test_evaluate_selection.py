@@ -11,9 +11,11 @@ from scored_models import make_bundle, use_predictor
 from casbah.cli import main
 from casbah.errors import InputError
 from casbah.evaluate import evaluate, select
+from casbah.evaluate.selection import Candidate
 from casbah.products.evaluation import Evaluation
 from casbah.products.model import ModelBundle
 from casbah.products.tiles import TileSet
+from casbah.scoring import Counts
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,28 @@ def test_the_table_ranks_the_models_and_calls_simulated_numbers_so(town: Path, t
     value = Evaluation.open(town / "val-poor").metrics.building.iou.value
     assert rows[1]["iou"] == value
     assert rows[1]["difference"] == pytest.approx(value - rows[0]["iou"])
+
+
+def test_a_difference_without_an_interval_is_a_dash_and_no_zero(
+    town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OneBlock(Candidate):
+        @property
+        def counts(self) -> dict[str, Counts]:
+            return dict(list(super().counts.items())[:1])
+
+    monkeypatch.setattr("casbah.evaluate.selection.Candidate", OneBlock)
+    chosen(town, tmp_path / "best", "poor", "good", table=tmp_path / "table.md")
+    text, rows = (tmp_path / "table.md").read_text(), json.loads((tmp_path / "table.json").read_text())["models"]
+    assert "(– to –)" in text
+    assert (rows[1]["low"], rows[1]["high"]) == (None, None)
+    assert rows[1]["difference"] < 0
+
+
+def test_a_table_that_its_own_json_would_overwrite_is_refused(town: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"t.json would be overwritten by the JSON file beside the table: .*table.md"):
+        chosen(town, tmp_path / "best", "poor", "good", table=tmp_path / "t.json")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_evaluation_on_the_test_split_is_refused(town: Path, tmp_path: Path) -> None:

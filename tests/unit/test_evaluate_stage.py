@@ -17,10 +17,15 @@ from casbah import scoring
 from casbah.cli import main
 from casbah.errors import InputError, WorldError
 from casbah.evaluate import evaluate
-from casbah.evaluate.mosaics import mosaics
-from casbah.products.evaluation import Evaluation
+from casbah.evaluate.report import caution, verdict, without_pictures
+from casbah.grid import Grid
+from casbah.models import on_tiles
+from casbah.models.mosaics import mosaics
+from casbah.products.evaluation import Evaluation, Interval
 from casbah.products.tiles import Split, TileFolds, TileSet
 from casbah.tile import tile
+
+SMALL = Grid("EPSG:32631", 500_000.0, 4_060_000.0, 192, 192)
 
 
 @pytest.fixture(scope="module")
@@ -338,13 +343,27 @@ def test_a_missing_fold_of_the_model_is_named(tmp_path: Path, folds: TileFolds) 
         evaluate(model=models / "fold_0", tiles=folds.path, output=tmp_path / "out")
 
 
+def test_models_of_more_folds_or_of_several_experiments_are_not_pooled(tmp_path: Path, folds: TileFolds) -> None:
+    models = fold_models(tmp_path, folds)
+    shutil.copytree(models / "fold_0", models / "fold_3")
+    with pytest.raises(InputError, match=r"models holds fold_3 too, and .* has 3 folds: these are models of"):
+        evaluate(model=models, tiles=folds.path, output=tmp_path / "out")
+    shutil.rmtree(models / "fold_3")
+    shutil.rmtree(models / "fold_1")
+    make_bundle(models / "fold_1", folds.fold(1), experiment="another", config="1" * 64)
+    with pytest.raises(InputError, match=r"fold_1 \(another, seed 0\) was trained from another configuration than"):
+        evaluate(model=models, tiles=folds.path, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_folds_that_test_a_block_twice_are_refused(tmp_path: Path, folds: TileFolds) -> None:
     with TileFolds.write(tmp_path / "twice", parameters={}) as draft:
         for name in ("fold_0", "fold_1", "refit"):
             shutil.copytree(folds.path / ("refit" if name == "refit" else "fold_0"), draft.directory / name)
         draft.write_json("folds.json", {"folds": 2})
     models = fold_models(tmp_path, folds)
-    shutil.rmtree(models / "fold_1")
+    for name in ("fold_1", "fold_2"):
+        shutil.rmtree(models / name)
     make_bundle(models / "fold_1", folds.fold(0))
     with pytest.raises(InputError, match=r"is tested in fold 0 and in fold 1: these folds do not belong together"):
         evaluate(model=models, tiles=tmp_path / "twice", output=tmp_path / "out")
@@ -374,6 +393,48 @@ def test_nothing_from_outside_becomes_html_and_nothing_is_fetched(tmp_path: Path
         assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|<link|<iframe", text)
     for name in ("report.html", "map.html"):
         assert "default-src 'none'" in (evaluation.path / name).read_text()
+
+
+@pytest.mark.usefixtures("drawn")
+def test_an_interval_over_few_blocks_is_called_so_and_settles_nothing(tmp_path: Path, tiles: TileSet) -> None:
+    enough = scored(tmp_path, tiles, "enough")
+    assert len(enough.metrics.blocks) >= scoring.FEWEST_BLOCKS
+    assert caution(enough.metrics) == ""
+    assert 'id="caution"' not in (enough.path / "report.html").read_text()
+    few = scored(tmp_path, make_tiles(tmp_path / "small", grid=SMALL), "few")
+    count = len(few.metrics.blocks)
+    assert 1 < count < scoring.FEWEST_BLOCKS
+    for name in ("report.html", "report.md"):
+        assert f"The intervals are over {count} blocks only: fewer than 10 are too few" in (few.path / name).read_text()
+    better = {"value": 0.9, "low": 0.8, "high": 0.95}
+    for evaluation, said in ((enough, "clearly better"), (few, f"but {count} blocks are few: more test blocks")):
+        building = evaluation.metrics.building.model_copy(update={"iou": Interval(**better)})
+        worse = evaluation.metrics.building.model_copy(update={"iou": Interval(value=0.2, low=0.1, high=0.3)})
+        won = evaluation.metrics.model_copy(update={"building": building, "baselines": {"built-up index": worse}})
+        assert said in verdict(won)
+
+
+@pytest.mark.usefixtures("drawn")
+def test_the_markdown_reads_as_text_with_every_block_and_also_away_from_its_pictures(
+    tmp_path: Path, tiles: TileSet
+) -> None:
+    evaluation = scored(tmp_path, tiles, experiment="a|b")
+    text = (evaluation.path / "report.md").read_text()
+    assert "Casbah's tests" in text
+    assert "&#" not in text
+    assert "| a\\|b |" in text
+    table = [line for line in text.splitlines() if line.startswith("| 32631_")]
+    assert sorted(line.split()[1] for line in table) == sorted(b.block for b in evaluation.metrics.blocks)
+    assert all(line.count("|") == 8 for line in table)
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
+        assert (evaluation.path / picture).is_file()
+    alone = without_pictures(text)
+    assert "![" in text
+    assert "![" not in alone
+    assert "\n\n\n" not in alone.partition("## Blocks")[0][-200:]
+    assert [line for line in text.splitlines() if line and "![" not in line] == [
+        line for line in alone.splitlines() if line
+    ]
 
 
 @pytest.mark.usefixtures("drawn")
@@ -426,3 +487,16 @@ def test_the_command_prints_the_table_and_ends_with_two_for_bad_input(
     assert ended.value.code == 2
     assert "weights.safetensors is not the file that was written" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_a_model_against_itself_differs_by_exactly_nothing_where_tiles_overlap(tmp_path: Path) -> None:
+    tiles = make_tiles(tmp_path / "tiles", tile_size=16, stride=8)
+    model = make_bundle(tmp_path / "model", tiles)
+    metrics = evaluate(model=model.path, tiles=tiles.path, output=tmp_path / "out", resamples=50).metrics
+    evaluated = {b.block: (b.tp, b.fp, b.fn, b.tn) for b in metrics.blocks}
+    again = on_tiles.block_counts(model, tiles, "test", evaluated)
+    assert again == evaluated
+    difference = scoring.paired_block_bootstrap(evaluated, again)
+    assert (difference.value, difference.low, difference.high) == (0, 0, 0)
+    some = sorted(evaluated)[:2]
+    assert on_tiles.block_counts(model, tiles, "test", some) == {block: evaluated[block] for block in some}

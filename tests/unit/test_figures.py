@@ -6,13 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import make_labels, make_scene, make_tiles
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from casbah.cli import main
 from casbah.errors import InputError, WorldError
+from casbah.figures import charts
 from casbah.figures import visualize as room
 from casbah.figures.charts import BlockOutline, length_text, nice_length
 from casbah.figures.colour import (
+    CYCLE,
     FALSE_ALARM,
     FOUND,
     MISSED,
@@ -61,6 +67,62 @@ def test_labels_and_splits_show_in_their_colours(place: Path, tmp_path: Path) ->
     labelled = visualize(scene=place / "tiles-scene", labels=place / "tiles-labels", output=tmp_path / "d.png")
     assert TRUTH in colours_of(labelled)
     assert TRUTH not in plain
+
+
+def test_no_colour_means_two_things_in_one_picture() -> None:
+    outcomes = {FOUND, FALSE_ALARM, MISSED, TRUTH}
+    assert len(outcomes) == 4
+    assert not outcomes & set(SPLITS.values())
+    assert not outcomes & set(CYCLE)
+    assert len(set(SPLITS.values())) == len(SPLITS)
+
+
+def overlap(one: Bbox, other: Bbox) -> bool:
+    return one.x0 < other.x1 and other.x0 < one.x1 and one.y0 < other.y1 and other.y0 < one.y1
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (76, 900), (900, 76)])
+def test_neither_the_scale_bar_nor_the_arrow_nor_the_legend_lies_on_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(room, "png_of", lambda figure: drawn.append(figure) or b"")
+    make_tiles(tmp_path / "tiles", grid=Grid("EPSG:32631", 500_000.0, 4_060_000.0, *shape))
+    visualize(tiles=tmp_path / "tiles", output=tmp_path / "a.png")
+    figure = drawn[0]
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    axis = figure.axes[0]
+    blocks = [patch.get_window_extent() for patch in axis.patches if isinstance(patch, Rectangle)]
+    bar, north = (text.get_window_extent() for text in axis.texts)
+    assert not overlap(bar, north)
+    for box in (bar, north, *(line.get_window_extent() for line in axis.lines), figure.legends[0].get_window_extent()):
+        assert not any(overlap(box, block) for block in blocks)
+
+
+def test_pictures_of_an_evaluation_name_whose_imagery_and_footprints_they_show(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(charts, "png_of", lambda figure: drawn.append(figure) or b"")
+    credit = ["Contains modified Copernicus Sentinel data 2023", "© OpenStreetMap contributors (ODbL-1.0)"]
+    blocks = [BlockOutline("a", 0, 0, 40, 40, "fold 0"), BlockOutline("b", 50, 0, 40, 40, "fold 1", 0.5)]
+    charts.block_map("town", blocks, 10, False, credit)
+    empty = np.zeros((8, 8, 4), np.uint8)
+    charts.panels([charts.Panel("a", empty[..., :3], empty, np.zeros((8, 8)), empty)], 10, False, credit)
+    for figure in drawn:
+        assert all(line in figure.get_supxlabel() for line in credit)
+    titles = [axis.get_title(loc="left") for axis in drawn[0].axes]
+    assert "fold that tests each block" in titles
+    assert "building IoU per block (grey: not scored, or no building)" in titles
+    assert not any(axis.get_title(loc="left") == "split of each block" for axis in drawn[0].axes)
+
+
+def test_folds_are_told_that_one_of_them_is_wanted(tmp_path: Path) -> None:
+    folds = make_tiles(tmp_path / "folds", folds=2)
+    with pytest.raises(InputError, match=r"folds holds one tile set a fold: name one of them, as .*folds/fold_0"):
+        visualize(tiles=folds.path, output=tmp_path / "a.png")
+    visualize(tiles=folds.path / "fold_0", output=tmp_path / "a.png")
 
 
 def test_a_large_scene_is_read_thinned(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

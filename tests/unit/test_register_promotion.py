@@ -1,10 +1,14 @@
 """The champion changes only on evidence from blocks that neither model has seen."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from casbah.products.model import Training
-from casbah.register.promotion import MINIMUM_BLOCKS, decide, seen_blocks, unseen_by_both
+from casbah.register.promotion import decide, seen_blocks, unseen_by_both
+from casbah.scoring import FEWEST_BLOCKS, expanded_tail
 
 
 def training(train: tuple[str, ...], val: tuple[str, ...]) -> Training:
@@ -42,7 +46,7 @@ def test_an_equal_challenger_stays_challenger() -> None:
 
 
 def test_a_better_number_without_enough_blocks_is_not_enough() -> None:
-    few = MINIMUM_BLOCKS - 1
+    few = FEWEST_BLOCKS - 1
     decision = decide(counts(0.9, few, 1), counts(0.1, few, 2))
     assert not decision.promoted
     assert not decision.compared
@@ -50,7 +54,7 @@ def test_a_better_number_without_enough_blocks_is_not_enough() -> None:
 
 
 def test_blocks_without_a_building_decide_nothing() -> None:
-    empty = {f"b{i}": (0, 0, 0, 100) for i in range(8)}
+    empty = {f"b{i}": (0, 0, 0, 100) for i in range(12)}
     assert not decide(empty, empty).promoted
 
 
@@ -68,3 +72,19 @@ def test_ground_seen_under_another_block_size_is_not_compared_on_either() -> Non
     assert unseen_by_both(["32631_1000_500_4064", "32631_1000_503_4064"], champion, training((), ())) == [
         "32631_1000_503_4064"
     ]
+
+
+def test_of_equal_models_hardly_one_in_thirty_is_promoted_even_over_the_fewest_blocks() -> None:
+    path = Path(__file__).parents[2] / "bench" / "promotion.py"
+    spec = importlib.util.spec_from_file_location("bench_promotion", path)
+    assert spec is not None
+    assert spec.loader is not None
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    plain, widened = bench.promoted(FEWEST_BLOCKS, trials=800, seed=0)
+    assert widened < 0.04 < plain
+
+
+def test_the_interval_that_decides_is_wider_for_few_blocks_and_the_usual_one_for_many() -> None:
+    assert expanded_tail(10) == pytest.approx(0.0085, abs=1e-4)
+    assert expanded_tail(5) < expanded_tail(10) < expanded_tail(10_000) == pytest.approx(0.025, abs=1e-4)

@@ -30,9 +30,12 @@ def evaluate(
     Example: casbah evaluate --model runs/unet --tiles work/tiles --output work/evaluation
     """
     from casbah.evaluate import evaluate as stage
+    from casbah.evaluate.report import caution
 
     done = stage(model=model, tiles=tiles, output=output, split=split, resamples=resamples, seed=seed)
     typer.echo(_table(done))
+    if said := caution(done.metrics):
+        typer.echo(said)
     for name in ("report.html", "map.html"):
         typer.echo(done.path / name)
 

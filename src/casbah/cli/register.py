@@ -16,6 +16,9 @@ def register(
     evaluation: Path = typer.Option(..., help="Its evaluation on the test split."),
     name: str = NAME,
     tiles: Path | None = typer.Option(None, help="The tiles of the evaluation, to score the champion on them too."),
+    champion_tiles: Path | None = typer.Option(
+        None, help="Tiles of the same blocks with the champion's own inputs, where it takes other dates or bands."
+    ),
     tracking_uri: str | None = TRACKING,
 ) -> None:
     """Register a model in MLflow; it becomes champion only on evidence.
@@ -27,8 +30,16 @@ def register(
     """
     from casbah.register import register as run
 
-    done = run(model=model, evaluation=evaluation, name=name, tiles=tiles, tracking_uri=tracking_uri)
-    typer.echo(f"{done.name} version {done.version} is {done.alias}: {done.reason}\n{done.url}")
+    done = run(
+        model=model,
+        evaluation=evaluation,
+        name=name,
+        tiles=tiles,
+        champion_tiles=champion_tiles,
+        tracking_uri=tracking_uri,
+    )
+    verb = "has" if done.alias == "no alias" else "is"
+    typer.echo(f"{done.name} version {done.version} {verb} {done.alias}: {done.reason}\n{done.url}")
 
 
 @app.command()

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casbah.bands import NODATA, REFLECTANCE_SCALE
-from casbah.evaluate.mosaics import Layer, mosaics
+from casbah.models.mosaics import Layer, mosaics
 from casbah.products.tiles import TileSet
 from casbah.scoring import ThresholdSearch, iou
 

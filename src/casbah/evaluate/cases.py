@@ -6,9 +6,10 @@ from pathlib import Path
 
 from casbah.blocks import seen_among
 from casbah.errors import InputError
+from casbah.models.on_tiles import check_fit
 from casbah.products.manifest import MANIFEST
 from casbah.products.model import ModelBundle
-from casbah.products.tiles import SPLITS, TileFolds, TileInfo, TileSet
+from casbah.products.tiles import SPLITS, TileFolds, TileSet
 
 NAMED = 3
 """How many blocks an error names before it counts the rest."""
@@ -55,25 +56,6 @@ def open_cases(model: Path, tiles: Path, split: str) -> Cases:
     return found
 
 
-def check_fit(model: ModelBundle, tiles: TileSet) -> None:
-    """`InputError` unless the tiles hold what the model takes: bands, periods, level, resolution, building cover."""
-    wanted, given = model.training, tiles.info
-    missing = [name for name in wanted.bands if name not in given.bands]
-    if missing:
-        raise InputError(
-            f"{model.path} takes band {', '.join(missing)}, which {tiles.path} does not hold (it has "
-            f"{', '.join(given.bands)}): make tiles with it, or evaluate a model of these bands"
-        )
-    differences = [
-        f"{name} {there} where the tiles have {here}" for name, there, here in _facts(model, given) if there != here
-    ]
-    if differences:
-        raise InputError(
-            f"{model.path} does not fit {tiles.path}: the model was trained on {'; '.join(differences)}; "
-            "evaluate it on tiles like those it was trained on"
-        )
-
-
 def check_unseen(model: ModelBundle, tiles: TileSet, split: str) -> None:
     """`InputError` where the split is empty or holds blocks that the model has seen: such a score would leak."""
     blocks = set(tiles.split(split).blocks)
@@ -92,16 +74,6 @@ def check_unseen(model: ModelBundle, tiles: TileSet, split: str) -> None:
             )
 
 
-def _facts(model: ModelBundle, tiles: TileInfo) -> list[tuple[str, object, object]]:
-    wanted = model.training
-    return [
-        ("periods", wanted.periods, tiles.periods),
-        ("level", wanted.level, tiles.level),
-        ("resolution", f"{wanted.resolution:g} m", f"{tiles.resolution:g} m"),
-        ("building cover", f"{wanted.building_cover} %", f"{tiles.building_cover} %"),
-    ]
-
-
 def _hold_out(model: Path, tiles: Path) -> Cases:
     case = Case(ModelBundle.open(model), TileSet.open(tiles))
     return Cases((case,), case.model.digest, case.tiles.digest)
@@ -118,9 +90,34 @@ def _folds(model: Path, tiles: Path) -> Cases:
             f"{tiles} holds {folds.count} folds, but {model} has no fold_0: fine-tune one model a fold into "
             f"{model / 'fold_0'} and so on, or evaluate on one fold alone ({tiles / 'fold_0'})"
         )
+    _check_no_surplus(model, folds)
     cases = tuple(Case(ModelBundle.open(model / f"fold_{k}"), tile_set, k) for k, tile_set in enumerate(folds.folds))
+    _check_one_experiment(cases)
     joined = hashlib.sha256("\n".join(case.model.digest for case in cases).encode()).hexdigest()
     return Cases(cases, _digest_of(model) or joined, folds.digest)
+
+
+def _check_no_surplus(model: Path, folds: TileFolds) -> None:
+    """`InputError` where models of more folds lie there: which of them belong to these tiles can't be told."""
+    wanted = {f"fold_{k}" for k in range(folds.count)}
+    if surplus := sorted(path.name for path in model.glob("fold_*") if path.name not in wanted):
+        raise InputError(
+            f"{model} holds {', '.join(surplus)} too, and {folds.path} has {folds.count} folds: these are models of "
+            "other folds; give a directory of the models of these alone"
+        )
+
+
+def _check_one_experiment(cases: tuple[Case, ...]) -> None:
+    """`InputError` unless all folds' models were trained from one configuration: the score is that of one protocol."""
+    first = cases[0].model
+    for case in cases[1:]:
+        training = case.model.training
+        if training.config != first.training.config:
+            raise InputError(
+                f"{case.model.path} ({training.experiment}, seed {training.seed}) was trained from another "
+                f"configuration than {first.path} ({first.training.experiment}, seed {first.training.seed}): the folds "
+                "of one evaluation are trained from one YAML, with one seed"
+            )
 
 
 def _digest_of(model: Path) -> str | None:

@@ -1,5 +1,6 @@
 """`report.html`, `report.md`, `map.html` and `figures/` of an evaluation: its numbers in words and pictures."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from casbah.figures.colour import (
 )
 from casbah.figures.webmap import Canvas, environment, render_map
 from casbah.products.evaluation import EvaluationMetrics
-from casbah.scoring import SCORES, iou
+from casbah.scoring import FEWEST_BLOCKS, SCORES, iou
 
 ENOUGH = 30
 """Building pixels that a block needs to be shown as best, median or worst: fewer make an IoU of chance."""
@@ -45,7 +46,7 @@ def write_report(directory: Path, metrics: EvaluationMetrics, scored: Scored, ca
     context = _context(metrics, cases)
     for template, target in (("report.html.j2", "report.html"), ("report.md.j2", "report.md")):
         text = (
-            environment("casbah.evaluate")
+            environment("casbah.evaluate", markdown=target.endswith(".md"))
             .get_template(template)
             .render(**context, pictures={name: data_uri(picture, "png") for name, picture in pictures.items()})
         )
@@ -60,12 +61,12 @@ def _pictures(
     chosen = examples(metrics, scored.shots)
     if chosen:
         rows = [_panel(title, shot, limits[shot.scene]) for title, shot in chosen]
-        pictures["examples"] = panels(rows, resolution, metrics.simulated)
+        pictures["examples"] = panels(rows, resolution, metrics.simulated, metrics.attribution)
     pictures["reliability"] = reliability_chart(metrics.reliability, metrics.ece, metrics.simulated)
     found = list(areas(scored.shots))
     for number, (scene, shots) in enumerate(found):
         name = "blocks" if len(found) == 1 else f"blocks_{number}"
-        pictures[name] = block_map(scene, outlines(metrics, shots), resolution, metrics.simulated)
+        pictures[name] = block_map(scene, outlines(metrics, shots), resolution, metrics.simulated, metrics.attribution)
     return pictures
 
 
@@ -175,6 +176,7 @@ def _context(metrics: EvaluationMetrics, cases: Cases) -> dict[str, Any]:
         "share": sum(b.tp + b.fn for b in metrics.blocks) / total,
         "pixels": total,
         "verdict": verdict(metrics),
+        "caution": caution(metrics),
         "training": cases.cases[0].model.training,
         "formulas": sorted({entry["formula"] for entry in metrics.extra["built_up_index"]}),
         "lineage": metrics.extra["lineage"],
@@ -184,6 +186,22 @@ def _context(metrics: EvaluationMetrics, cases: Cases) -> dict[str, Any]:
 def _baseline_name(name: str, metrics: EvaluationMetrics) -> str:
     kinds = sorted({entry["index"] for entry in metrics.extra["built_up_index"]})
     return f"{name} ({', '.join(kinds)})" if name == "built-up index" and kinds else name
+
+
+def caution(metrics: EvaluationMetrics) -> str:
+    """What to say of intervals over too few blocks; empty where there are enough."""
+    count = len(metrics.blocks)
+    if count >= FEWEST_BLOCKS:
+        return ""
+    return (
+        f"The intervals are over {count} block{'' if count == 1 else 's'} only: fewer than {FEWEST_BLOCKS} are too few "
+        "to be trusted, and such intervals are too short."
+    )
+
+
+def without_pictures(text: str) -> str:
+    """A `report.md` to be read away from its `figures/`."""
+    return re.sub(r"^!\[.*\]\(figures/.*\)\n\n?", "", text, flags=re.MULTILINE)
 
 
 def verdict(metrics: EvaluationMetrics) -> str:
@@ -196,12 +214,13 @@ def verdict(metrics: EvaluationMetrics) -> str:
     against = index.iou
     if against.value is None or model.low is None or against.high is None:
         return f"Its building IoU is {model.value:.3f}; there are too few blocks for an interval."
-    if model.low > against.high:
+    if model.low > against.high and len(metrics.blocks) >= FEWEST_BLOCKS:
         return f"It is clearly better than the built-up index ({model.value:.3f} against {against.value:.3f})."
     if model.value > against.value:
+        why = "the intervals overlap" if model.low <= against.high else f"{len(metrics.blocks)} blocks are few"
         return (
-            f"Its IoU is above that of the built-up index ({model.value:.3f} against {against.value:.3f}), but the "
-            "intervals overlap: more test blocks would be needed to be sure."
+            f"Its IoU is above that of the built-up index ({model.value:.3f} against {against.value:.3f}), but {why}: "
+            "more test blocks would be needed to be sure."
         )
     return f"It does not beat the built-up index ({model.value:.3f} against {against.value:.3f})."
 

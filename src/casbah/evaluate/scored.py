@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from casbah.errors import InputError, WorldError
 from casbah.evaluate.baselines import Baseline, tuned_index
 from casbah.evaluate.cases import Case, Cases
-from casbah.evaluate.mosaics import Layer, Mosaic, mosaics
 from casbah.figures.colour import display_bands
+from casbah.models.mosaics import Layer, Mosaic, mosaics
+from casbah.models.on_tiles import PROBABILITY, added, model_layer
 from casbah.products.tiles import TileSet
 from casbah.progress import Task, task
 from casbah.scoring import Calibration, Counts, called_building, confusion
 
 MODEL, UNALIGNED, BACKGROUND, INDEX = "model", "unaligned", "all background", "built-up index"
-COLOUR, PROBABILITY, BUILT = "colour", "probability", "built"
+COLOUR, BUILT = "colour", "built"
 
 BlockTable = dict[str, Counts]
 """Block -> its counts."""
@@ -60,8 +61,7 @@ class Scored:
     def count(self, scheme: str, block: str, counts: Counts) -> None:
         """Add to the counts of a block: several scenes may hold parts of it."""
         table = self.tables.setdefault(scheme, {})
-        before = table.get(block, Counts(0, 0, 0, 0))
-        table[block] = Counts(*(a + b for a, b in zip(before, counts, strict=True)))
+        table[block] = added(table.get(block), counts)
 
 
 def score(cases: Cases, split: str, scratch: Path) -> Scored:
@@ -90,7 +90,7 @@ def _score_case(
     case: Case, split: str, baseline: Baseline | None, scored: Scored, scratch: Path, progress: Task
 ) -> None:
     threshold = case.model.training.threshold
-    layers: dict[str, Layer] = {PROBABILITY: model_layer(case), COLOUR: _colour_layer(case.tiles)}
+    layers: dict[str, Layer] = {PROBABILITY: model_layer(case.model, case.tiles), COLOUR: _colour_layer(case.tiles)}
     if baseline is not None:
         layers[BUILT] = baseline.index.layer(case.tiles.info.bands)
     for mosaic in mosaics(case.tiles, split, layers):
@@ -109,25 +109,6 @@ def _score_case(
             scored.count(UNALIGNED, mosaic.block, confusion(predicted, mosaic.unaligned[known]))
         scored.shots.append(_shot(mosaic, split, case.fold, scratch, called))
         progress.advance(mosaic.tiles)
-
-
-def model_layer(case: Case) -> Layer:
-    """The model's P(building) as a layer; `InputError` where the model gives NaN or another shape."""
-    from casbah.models import band_index, load
-
-    predictor = load(case.model)
-    index = band_index(case.model.training, case.tiles.info.bands)
-
-    def of(images: NDArray[np.uint16]) -> NDArray[np.float32]:
-        probability = predictor.probabilities(np.ascontiguousarray(images[:, :, index]))
-        if probability.shape != (len(images), *images.shape[-2:]) or np.isnan(probability).any():
-            raise InputError(
-                f"{case.model.path} gave NaN or a wrong shape ({probability.shape}) for tiles of {case.tiles.path}: "
-                "its weights are not sound; train it again"
-            )
-        return probability
-
-    return of
 
 
 def _colour_layer(tiles: TileSet) -> Layer:

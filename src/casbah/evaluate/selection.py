@@ -50,6 +50,8 @@ def select(
     evaluation was made on the test split, where tiles differ, or where model and evaluation do not match.
     """
     output = Path(output)
+    if table is not None and Path(table).suffix.lower() == ".json":
+        raise InputError(f"{table} would be overwritten by the JSON file beside the table: give a name like table.md")
     check_target(output, ModelBundle.schema)
     candidates = _matched([ModelBundle.open(m) for m in models], [Evaluation.open(e) for e in evaluations])
     ranked = sorted(
@@ -108,7 +110,7 @@ def _write_table(path: Path, ranked: Sequence[Candidate]) -> None:
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        behind = "" if row["selected"] else f"{-row['difference']:.3f} ({-row['high']:.3f} to {-row['low']:.3f})"
+        behind = "" if row["selected"] else _behind(row)
         lines.append(
             f"| {row['experiment'].replace('|', '/')} | {_text(row['iou'])} | {_text(row['iou_low'])} to "
             f"{_text(row['iou_high'])} | {behind} | {row['parameters']:,} | {'selected' if row['selected'] else ''} |"
@@ -132,11 +134,17 @@ def _row(candidate: Candidate, best: Candidate) -> dict[str, Any]:
         "iou": iou.value,
         "iou_low": iou.low,
         "iou_high": iou.high,
-        "difference": difference.value or 0.0,
-        "low": difference.low or 0.0,
-        "high": difference.high or 0.0,
+        "difference": difference.value,
+        "low": difference.low,
+        "high": difference.high,
         "parameters": candidate.model.training.parameters,
     }
+
+
+def _behind(row: Mapping[str, Any]) -> str:
+    """How far a model is behind the best one, with the interval; dashes where it is undefined (a single block)."""
+    value, low, high = (None if row[key] is None else -row[key] for key in ("difference", "high", "low"))
+    return f"{_text(value)} ({_text(low)} to {_text(high)})"
 
 
 def _text(value: float | None) -> str:

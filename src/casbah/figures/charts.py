@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,12 +13,19 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import AbstractPathEffect, withStroke
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
-from casbah.figures.colour import FALSE_ALARM, FOUND, MISSED, TRUTH, split_colours
+from casbah.figures.colour import FALSE_ALARM, FOUND, MISSED, SPLITS, TRUTH, split_colours
 
 DPI = 110
 SIMULATED = "SIMULATED DATA"
+
+WIDE = 0.5
+"""Height to width below which two maps of an area lie one above the other."""
+
+BAR = 8
+"""Points between the lower edge of a picture and its scale bar."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,8 @@ def length_text(metres: float) -> str:
     return f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
 
 
-def panels(rows: Sequence[Panel], resolution: float, simulated: bool) -> bytes:
-    """Image, truth, probability and error of a few blocks side by side, a scale bar in each image."""
+def panels(rows: Sequence[Panel], resolution: float, simulated: bool, attribution: Sequence[str]) -> bytes:
+    """Image, truth, probability and error of a few blocks side by side, a scale bar in each image, and the credit."""
     figure = Figure(figsize=(11.5, 3.05 * len(rows) + 0.55), dpi=DPI, layout="constrained")
     axes = figure.subplots(len(rows), 4, squeeze=False)
     for line, panel in zip(axes, rows, strict=True):
@@ -73,11 +81,14 @@ def panels(rows: Sequence[Panel], resolution: float, simulated: bool) -> bytes:
         scale_bar(line[0], resolution, panel.colour.shape[1])
     names = {"building (truth)": TRUTH, "found": FOUND, "false alarm": FALSE_ALARM, "missed": MISSED}
     handles = [Patch(facecolor=_rgb(c), edgecolor="#666", label=name) for name, c in names.items()]
-    figure.legend(handles=handles, loc="outside lower left", ncols=4, fontsize=9, frameon=False)
+    # It lies beside the colour bar, which already makes room for it: the layout need not.
+    place = {"loc": "upper left", "bbox_to_anchor": (0, -0.06), "borderaxespad": 0}
+    axes[-1, 0].legend(handles=handles, ncols=4, fontsize=9, frameon=False, **place).set_in_layout(False)
     bar = ScalarMappable(Normalize(0, 1), "cividis")
     figure.colorbar(bar, ax=axes[:, 2], location="bottom", shrink=0.8, pad=0.02, label="P(building)")
     if simulated:
         figure.suptitle(SIMULATED, fontsize=10, fontweight="bold", color="#b00020")
+    _credit(figure, attribution)
     return png_of(figure)
 
 
@@ -101,19 +112,26 @@ def reliability_chart(curve: Sequence[dict[str, float]], ece: float, simulated: 
     return png_of(figure)
 
 
-def block_map(area: str, blocks: Sequence[BlockOutline], resolution: float, simulated: bool) -> bytes:
-    """The blocks of one scene twice: coloured by building IoU, and by split (or fold)."""
+def block_map(
+    area: str, blocks: Sequence[BlockOutline], resolution: float, simulated: bool, attribution: Sequence[str]
+) -> bytes:
+    """The blocks of one scene twice: coloured by building IoU, and by split (or fold); with the credit."""
     left, top = min(b.left for b in blocks), min(b.top for b in blocks)
     cols = max(b.left + b.cols for b in blocks) - left
     rows = max(b.top + b.rows for b in blocks) - top
-    figure = Figure(figsize=(11, min(9.0, 1.6 + 5.0 * rows / cols)), dpi=DPI, layout="constrained")
-    by_score, by_split = figure.subplots(1, 2)
+    margin = 0.04 * max(rows, cols)
+    shape = (rows + 7 * margin) / (cols + 2 * margin)
+    if shape < WIDE:
+        figure = Figure(figsize=(11, 2.6 + 2 * 10.5 * shape), dpi=DPI, layout="constrained")
+        by_score, by_split = figure.subplots(2, 1)
+    else:
+        figure = Figure(figsize=(11, min(9.0, 1.6 + 5.0 * shape)), dpi=DPI, layout="constrained")
+        by_score, by_split = figure.subplots(1, 2)
     colours = {name: _rgb(c) for name, c in split_colours([b.split for b in blocks]).items()}
     highest = max((b.score for b in blocks if b.score), default=1.0)
     scale = ScalarMappable(Normalize(0, highest), "viridis")
     for axis in (by_score, by_split):
         _bare(axis)
-        margin = 0.04 * max(rows, cols)
         axis.set(xlim=(left - margin, left + cols + margin), ylim=(top + rows + 3 * margin, top - 4 * margin))
         axis.set_aspect("equal")
         scale_bar(axis, resolution, cols, dark=True)
@@ -126,25 +144,29 @@ def block_map(area: str, blocks: Sequence[BlockOutline], resolution: float, simu
         )
     mark = f" — {SIMULATED}" if simulated else ""
     figure.suptitle(f"{area}{mark}", fontsize=10, color="#b00020" if simulated else "#222")
-    by_score.set_title("building IoU per block (grey: not scored)", fontsize=10, loc="left")
-    by_split.set_title("split of each block", fontsize=10, loc="left")
+    folds = not set(colours) <= set(SPLITS)
+    by_score.set_title("building IoU per block (grey: not scored, or no building)", fontsize=10, loc="left")
+    by_split.set_title("fold that tests each block" if folds else "split of each block", fontsize=10, loc="left")
     figure.colorbar(scale, ax=by_score, location="bottom", shrink=0.7, pad=0.02, label="building IoU")
     handles = [Patch(facecolor=colour, label=name) for name, colour in colours.items()]
     by_split.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=4, frameon=False)
+    _credit(figure, attribution)
     return png_of(figure)
 
 
 def scale_bar(axis: Axes, resolution: float, cols: float, dark: bool = False) -> None:
     """A bar of a round length, about a quarter of `cols` pixels wide, in the lower left corner."""
     length = nice_length(max(cols * resolution * 0.3, 1e-9))
-    bottom, top = axis.get_ylim()
     left, right = axis.get_xlim()
-    x, y = left + 0.05 * (right - left), bottom + 0.06 * (top - bottom)
+    x = left + 0.05 * (right - left)
+    # Upright it is placed in points, so that it keeps its distance from the edge however low the picture is.
+    place = axis.get_xaxis_transform() + ScaledTranslation(0, BAR / 72, axis.figure.dpi_scale_trans)
     colour, shade = ("#222", "white") if dark else ("white", "black")
     for width, paint in ((4.5, shade), (2.5, colour)):
-        axis.plot([x, x + length / resolution], [y, y], color=paint, lw=width, solid_capstyle="butt")
+        ends = [x, x + length / resolution]
+        axis.plot(ends, [0, 0], color=paint, lw=width, solid_capstyle="butt", transform=place, scaley=False)
     label = axis.annotate(
-        length_text(length), (x, y), (0, 4), textcoords="offset points", fontsize=8, color=colour, va="bottom"
+        length_text(length), (x, 0), (0, 4), place, textcoords="offset points", fontsize=8, color=colour, va="bottom"
     )
     label.set_path_effects(_outline(shade))
 
@@ -155,15 +177,22 @@ def north_arrow(axis: Axes, dark: bool = True) -> None:
     text = axis.annotate(
         "N",
         xy=(0.97, 0.995),
-        xytext=(0.97, 0.925),
+        xytext=(0, -20),
         xycoords="axes fraction",
+        textcoords="offset points",
         ha="center",
         va="center",
         fontsize=9,
         color=colour,
-        arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.4},
+        arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.4, "shrinkA": 0, "shrinkB": 0},
     )
     text.set_path_effects(_outline("white" if dark else "black"))
+
+
+def _credit(figure: Figure, attribution: Sequence[str]) -> None:
+    """Whose imagery and footprints these are, below the whole picture."""
+    lines = [line for said in dict.fromkeys(attribution) for line in wrap(said, round(figure.get_figwidth() * 15))]
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7.5, color="#444")
 
 
 def _outline(colour: str) -> list[AbstractPathEffect]:

@@ -20,11 +20,12 @@ FOUND, FALSE_ALARM, MISSED = (0, 114, 178), (230, 159, 0), (204, 121, 167)
 TRUTH = (240, 228, 66)
 """Their yellow: it stands out against vegetation, soil and water alike."""
 
-SPLITS = {"train": (86, 180, 233), "val": (240, 228, 66), "test": (213, 94, 0)}
-"""Their sky blue, yellow and vermillion."""
+SPLITS = {"train": (86, 180, 233), "val": (0, 158, 115), "test": (213, 94, 0)}
+"""Their sky blue, bluish green and vermillion: none of the colours above, since both lie in one map."""
 
-CYCLE = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66))
-"""Okabe & Ito's colours but black, for folds; a viridis scale takes over where there are more."""
+CYCLE = ((86, 180, 233), (213, 94, 0), (51, 34, 136), (0, 158, 115), (136, 34, 85), (153, 153, 51), (0, 0, 0))
+"""For folds: what is left of Okabe & Ito's colours, and indigo, wine and olive of Tol's palette *muted* (2021); a
+viridis scale, but for its yellow end, takes over where there are more."""
 
 UNKNOWN = (120, 120, 120)
 
@@ -87,7 +88,7 @@ def split_colours(names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
         return dict(zip(ordered, CYCLE, strict=False))
     from matplotlib import colormaps
 
-    shades = (colormaps["viridis"](np.linspace(0, 1, len(ordered)))[:, :3] * 255).round().astype(int)
+    shades = (colormaps["viridis"](np.linspace(0, 0.85, len(ordered)))[:, :3] * 255).round().astype(int)
     return {name: (int(r), int(g), int(b)) for name, (r, g, b) in zip(ordered, shades, strict=True)}
 
 

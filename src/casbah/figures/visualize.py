@@ -10,6 +10,7 @@ import rasterio
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
@@ -19,8 +20,9 @@ from casbah.figures.charts import DPI, SIMULATED, BlockOutline, north_arrow, png
 from casbah.figures.colour import SPLITS, TRUE_COLOUR, TRUTH, stretch_limits, stretched
 from casbah.grid import Grid
 from casbah.products.labels import IGNORE, LabelSet
+from casbah.products.manifest import read_kind
 from casbah.products.scene import Scene
-from casbah.products.tiles import TileSet
+from casbah.products.tiles import TileFolds, TileSet
 
 if TYPE_CHECKING:
     import geopandas
@@ -52,7 +54,7 @@ def visualize(
         raise InputError("there is nothing to draw: name a scene, or tiles, or both")
     if scene is None and labels is not None:
         raise InputError(f"{labels} can only be drawn over its scene: name the scene too")
-    cut = None if tiles is None else TileSet.open(tiles)
+    cut = None if tiles is None else _tiles(Path(tiles))
     if scene is not None:
         labelled = None if labels is None else LabelSet.open(labels)
         figure = _scene_figure(Scene.open(scene), labelled, cut, period, bands)
@@ -61,6 +63,13 @@ def visualize(
         figure = _splits_figure(cut)
     _write(output, png_of(figure))
     return output
+
+
+def _tiles(path: Path) -> TileSet:
+    """A TileSet to draw; `InputError` where several lie there."""
+    if path.is_dir() and read_kind(path).product == TileFolds.schema:
+        raise InputError(f"{path} holds one tile set a fold: name one of them, as {path / 'fold_0'}")
+    return TileSet.open(path)
 
 
 def read_picture(scene: Scene, period: int, bands: Sequence[str]) -> tuple[NDArray[np.uint16], int]:
@@ -105,26 +114,30 @@ def _scene_figure(
     when = scene.info.periods[period]
     span = when.start if when.start == when.end else f"{when.start} to {when.end}"
     title = f"{scene.path.name}, {span}, {' '.join(band(name).name for name in names)}, {scene.info.level}"
-    _finish(figure, axis, title, said, simulated, handles, scene.grid.resolution * step, picture.shape[2])
+    _finish(axis, title, said, simulated, scene.grid.resolution * step, picture.shape[2])
+    _legend(figure, handles)
     return figure
 
 
 def _splits_figure(tiles: TileSet) -> Figure:
-    table = tiles.table
-    names = sorted(set(table["scene"]))
-    figure = Figure(figsize=(8.5, 7.5 * len(names)), dpi=DPI, layout="constrained")
-    for axis, name in zip(figure.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):
-        rows = table[table["scene"] == name]
-        outlines = _grouped(rows, rows["tile_col"], rows["tile_row"], tiles.info.tile_size)
+    table, info = tiles.table, tiles.info
+    areas = {}
+    for name, rows in table.groupby("scene"):
+        outlines = _grouped(rows, rows["tile_col"], rows["tile_row"], info.tile_size)
         left, top = min(b.left for b in outlines), min(b.top for b in outlines)
-        right = max(b.left + b.cols for b in outlines)
-        bottom = max(b.top + b.rows for b in outlines)
+        right, bottom = max(b.left + b.cols for b in outlines), max(b.top + b.rows for b in outlines)
         margin = 0.08 * max(right - left, bottom - top)
-        axis.set(xlim=(left - margin, right + margin), ylim=(bottom + margin, top - margin), aspect="equal")
-        handles = _draw_blocks(axis, outlines, filled=True)
-        info = tiles.info
-        _finish(figure, axis, f"{name}: blocks by split", [*info.attribution], info.simulated, handles,
-                info.resolution, round(right - left), dark=True)  # fmt: skip
+        areas[str(name)] = outlines, (left - margin, right + margin), (bottom + margin, top - margin)
+    heights = [min(7.5, 0.8 + 8.0 * (low - high) / (east - west)) for _, (west, east), (low, high) in areas.values()]
+    figure = Figure(figsize=(8.5, 0.4 + sum(heights)), dpi=DPI, layout="constrained")
+    handles: list[Patch] = []
+    axes = figure.subplots(len(areas), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axis, (name, (outlines, xlim, ylim)) in zip(axes, areas.items(), strict=True):
+        axis.set(xlim=xlim, ylim=ylim, aspect="equal")
+        handles += _draw_blocks(axis, outlines, filled=True)
+        _finish(axis, f"{name}: blocks by split", [*info.attribution], info.simulated,
+                info.resolution, round(xlim[1] - xlim[0]), dark=True)  # fmt: skip
+    _legend(figure, handles)
     return figure
 
 
@@ -175,18 +188,18 @@ def _draw_blocks(axis: Axes, outlines: Sequence[BlockOutline], filled: bool) -> 
     for b in outlines:
         colour = _unit(SPLITS[b.split])
         face, edge = (colour, "white") if filled else ("none", colour)
-        axis.add_patch(Rectangle((b.left, b.top), b.cols, b.rows, facecolor=face, edgecolor=edge, lw=1.6))
+        patch = axis.add_patch(Rectangle((b.left, b.top), b.cols, b.rows, facecolor=face, edgecolor=edge, lw=2))
+        if not filled:
+            patch.set_path_effects([withStroke(linewidth=3.6, foreground="white")])
     used = {b.split for b in outlines}
     return [Patch(facecolor=_unit(SPLITS[name]), label=name) for name in SPLITS if name in used]
 
 
 def _finish(
-    figure: Figure,
     axis: Axes,
     title: str,
     attribution: Sequence[str],
     simulated: bool,
-    handles: Sequence[Patch],
     resolution: float,
     cols: int,
     dark: bool = False,
@@ -198,8 +211,12 @@ def _finish(
     axis.set_xlabel("\n".join(dict.fromkeys(attribution)), fontsize=8, loc="left", color="#444", wrap=True)
     scale_bar(axis, resolution, cols, dark=dark)
     north_arrow(axis, dark=dark)
-    if handles:
-        axis.legend(handles=list(handles), loc="lower right", fontsize=9, framealpha=0.9)
+
+
+def _legend(figure: Figure, handles: Sequence[Patch]) -> None:
+    """What the colours mean, once, below all pictures: nothing of them lies under it."""
+    if once := {str(handle.get_label()): handle for handle in handles}:
+        figure.legend(handles=list(once.values()), loc="outside lower right", ncols=4, fontsize=9, frameon=False)
 
 
 def _unit(colour: tuple[int, int, int]) -> tuple[float, float, float]:

@@ -93,15 +93,23 @@ def render_map(
     )
 
 
-def environment(package: str = "casbah.figures") -> Environment:
-    """Jinja2 that escapes everything and fails on a missing name; templates from the package's own folder."""
+def environment(package: str = "casbah.figures", markdown: bool = False) -> Environment:
+    """Jinja2 that escapes everything and fails on a missing name; templates from the package's own folder.
+
+    In `markdown` only what would open an HTML tag is escaped, since viewers let tags through.
+    """
     return Environment(
         loader=PackageLoader(package),
-        autoescape=True,
+        autoescape=not markdown,  # noqa: S701 - Markdown is no HTML, and `_no_tags` keeps it so
+        finalize=_no_tags if markdown else None,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _no_tags(value: Any) -> Any:
+    return value.replace("<", "&lt;") if isinstance(value, str) else value
 
 
 def _css(colour: Sequence[int]) -> str:

@@ -173,6 +173,7 @@ def evaluate(
     """A model is scored on one split; numbers, confusion matrix and report are shown in the Kubeflow UI."""
     with _step("evaluate", f"{split} {model.metadata.get('experiment', '')}".strip()) as step:
         from casbah.evaluate import evaluate as stage
+        from casbah.evaluate.report import without_pictures
 
         product = step.run(
             stage,
@@ -185,7 +186,9 @@ def evaluate(
         _describe(evaluation, product, experiment=product.metrics.experiment, split=split)
         _log_scores(scores, confusion, product.metrics)
         shutil.copyfile(product.path / "report.html", report.path)
-        shutil.copyfile(product.path / "report.md", summary.path)
+        # The UI shows this one file; the pictures are in the page above it.
+        text = (product.path / "report.md").read_text(encoding="utf-8")
+        Path(summary.path).write_text(without_pictures(text), encoding="utf-8")
 
 
 def select(

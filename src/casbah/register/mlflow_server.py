@@ -2,51 +2,100 @@
 
 import logging
 import os
+import re
 import time
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
-from casbah.addresses import authorization, shown
+from casbah.addresses import shown
 from casbah.errors import CasbahError, InputError, WorldError
+from casbah.storage import CREDENTIAL_FAULTS
 
 ATTEMPTS = 3
 PAUSE = 1.0
 """Seconds before the second attempt; doubled for the third."""
 
+WEB = ("http", "https")
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+
+REFUSED = (401, 403)
+
+
+class Words(NamedTuple):
+    """How a command tells what became of its work where MLflow fails."""
+
+    unanswered: str
+    """Where the server did not answer at all."""
+    broken_off: str
+    """Where it failed on the way."""
+
+
+REGISTER = Words(
+    "nothing was registered and nothing is lost: run `casbah register` again when it is up",
+    "what it had taken stays, and running `casbah register` again goes on",
+)
+ROLLBACK = Words(
+    "the champion is the one it was: run `casbah rollback` again when it is up",
+    "look which version is champion before you run `casbah rollback` again",
+)
+
 
 def tracking_uri(given: str | None) -> str:
-    """The server to use: the one given, else `MLFLOW_TRACKING_URI`; `InputError` where neither is set."""
+    """The server to use: the one given, else `MLFLOW_TRACKING_URI`; `InputError` where there is none or no address."""
     uri = given or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         raise InputError(
             "no MLflow server is named: set MLFLOW_TRACKING_URI or give --tracking-uri "
             "(`casbah up` starts one on this machine)"
         )
+    if not _is_address(uri):
+        raise InputError(
+            f"{shown(uri)!r} is no address of an MLflow server: http://host:port or https://host is wanted, or a "
+            f"database ({', '.join(DATABASES)})"
+        )
     return uri
 
 
-def check(uri: str) -> None:
+def _is_address(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        scheme = parts.scheme.partition("+")[0]
+        return scheme in DATABASES or (scheme in WEB and bool(parts.hostname) and (parts.port or 1) > 0)
+    except ValueError:  # a port that is no number
+        return False
+
+
+def check(uri: str, words: Words = REGISTER) -> None:
     """`WorldError` unless the server answers its health check within a few attempts (http addresses only)."""
-    if not uri.startswith(("http://", "https://")):
+    if urlsplit(uri).scheme not in WEB:
         return
+    import requests
+
     last = ""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(PAUSE * 2 ** (attempt - 1))
         try:
-            request = urllib.request.Request(f"{shown(uri).rstrip('/')}/health", headers=authorization(uri))  # noqa: S310
-            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - http only
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, OSError, ValueError) as error:
-            last = str(getattr(error, "reason", error))
-    raise WorldError(
-        f"MLflow at {shown(uri)} did not answer {ATTEMPTS} times ({last}); nothing was registered and nothing is lost: "
-        "run `casbah register` again when it is up"
-    )
+            # A user and a password in the address go along; others are the client's to send, so that a refusal here
+            # only says that the server is up.
+            status = requests.get(f"{uri.rstrip('/')}/health", timeout=10).status_code
+            if status == requests.codes.ok or status in REFUSED:
+                return
+            last = f"HTTP {status}"
+        except (requests.RequestException, OSError, ValueError) as error:
+            last = _short(error, uri)
+    raise WorldError(f"MLflow at {shown(uri)} did not answer {ATTEMPTS} times ({last}); {words.unanswered}")
+
+
+def _short(error: Exception, uri: str) -> str:
+    """The system's own words where there are any (`[Errno 111] Connection refused`), else the first line."""
+    text = str(error).replace(uri, shown(uri)).strip()
+    if found := re.search(r"\[Errno[^'\")]*", text):
+        return found.group()
+    return (text.splitlines() or [type(error).__name__])[0][:300]
 
 
 @contextmanager
@@ -66,27 +115,51 @@ def fluent(uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def talking(uri: str) -> Iterator[None]:
+def talking(uri: str, words: Words = REGISTER) -> Iterator[None]:
     """Turn what MLflow, its HTTP client or its artifact store raise into one `WorldError`; bound its retries."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    import mlflow  # noqa: F401 - it sets the level of its own logger when it is imported first
+    from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
 
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="mlflow")
             yield
     except CasbahError:
         raise
-    except (MlflowException, RequestException, BotoCoreError, ClientError, OSError) as error:
-        lines = str(error).replace(uri, shown(uri)).strip().splitlines() or [type(error).__name__]
-        raise WorldError(
-            f"MLflow at {shown(uri)} failed ({lines[0][:300]}); what it had taken stays, and running "
-            "`casbah register` again goes on"
-        ) from error
+    except (Boto3Error, BotoCoreError, ClientError) as error:
+        raise WorldError(f"{_store_fault(error, uri)}; {words.broken_off}") from error
+    except (MlflowException, RequestException, OSError) as error:
+        raise WorldError(f"MLflow at {shown(uri)} {_server_fault(error, uri)}; {words.broken_off}") from error
+
+
+def _server_fault(error: Exception, uri: str) -> str:
+    if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        return (
+            f"refused its user ({_short(error, uri)}): check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            "the user and password in the address"
+        )
+    return f"failed ({_short(error, uri)})"
+
+
+def _store_fault(error: Exception, uri: str) -> str:
+    """What the store of MLflow's artifacts, which this program writes to itself, did; and the variables to look at."""
+    from botocore.exceptions import NoCredentialsError, PartialCredentialsError
+
+    named = [os.environ.get(n) for n in ("MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")]
+    store = next(filter(None, named), "Amazon S3")
+    where = f"the store of MLflow's artifacts ({shown(store)}, for MLflow at {shown(uri)})"
+    code = re.search(r"\((\w+)\) when calling", str(error))
+    refused = code is not None and code.group(1) in CREDENTIAL_FAULTS | {"403"}
+    if refused or isinstance(error, NoCredentialsError | PartialCredentialsError):
+        answer = code.group(1) if code else "there are none"
+        return f"{where} refused the credentials ({answer}): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    return f"{where} failed ({_short(error, uri)}): is it up? MLFLOW_S3_ENDPOINT_URL names it"

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from casbah.blocks import seen_among
 from casbah.products.evaluation import BlockCounts
 from casbah.products.model import Training
-from casbah.scoring import paired_block_bootstrap
-
-MINIMUM_BLOCKS = 5
-"""Fewer blocks than this make a bootstrap interval meaningless (5 blocks have 126 distinct resamples)."""
+from casbah.scoring import FEWEST_BLOCKS, paired_block_bootstrap
 
 Counts = Mapping[str, tuple[int, int, int, int]]
 """Block id -> (tp, fp, fn, tn)."""
@@ -28,6 +25,8 @@ class Decision:
     """Building IoU of challenger minus champion, pooled over `blocks`."""
     low: float | None = None
     high: float | None = None
+    previous: str | None = None
+    """The version that was champion when this was decided."""
 
 
 def counts_of(blocks: Sequence[BlockCounts]) -> dict[str, tuple[int, int, int, int]]:
@@ -49,19 +48,26 @@ def decide(challenger: Counts, champion: Counts, *, resamples: int = 2000, seed:
     """Promote where the 95 % interval of the paired difference in building IoU lies above zero.
 
     Both counts are of the same blocks, unseen by both. The paired block bootstrap resamples blocks with replacement
-    and takes both models' pooled IoU on each resample (Efron & Tibshirani 1993, chapter 16).
+    and takes both models' pooled IoU on each resample (Efron & Tibshirani 1993, chapter 16). The interval is the
+    expanded percentile one (Hesterberg 2015): with few blocks the plain one is too short. Of equal models, where 2.5 %
+    is meant, it promotes 3.2 % over 10 blocks, 2.9 % over 20 and 2.9 % over 40; the plain one 5.7, 4.3 and 3.4 %, and
+    9.8 % over 5 (2000 simulated pairs each: `python -m bench.promotion`).
     """
     blocks = tuple(sorted(set(challenger) & set(champion)))
-    if len(blocks) < MINIMUM_BLOCKS:
+    if len(blocks) < FEWEST_BLOCKS:
         return Decision(
             False,
-            f"only {len(blocks)} test blocks are unseen by both models; {MINIMUM_BLOCKS} are the "
+            f"only {len(blocks)} test blocks are unseen by both models; {FEWEST_BLOCKS} are the "
             "least that an interval can be taken over",
             False,
             blocks,
         )
     result = paired_block_bootstrap(
-        {b: challenger[b] for b in blocks}, {b: champion[b] for b in blocks}, resamples=resamples, seed=seed
+        {b: challenger[b] for b in blocks},
+        {b: champion[b] for b in blocks},
+        resamples=resamples,
+        seed=seed,
+        expanded=True,
     )
     if result.value is None or result.low is None or result.high is None:
         return Decision(False, f"the {len(blocks)} common test blocks hold no building to compare on", True, blocks)

@@ -22,7 +22,8 @@ class BuildingModel(PythonModel):
         self.bundle = ModelBundle.open(context.artifacts["bundle"])
         self.predictor = load(self.bundle)
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> np.ndarray:
+    # `np.ndarray`, since MLflow warns of an input without a hint and of `Any`; what comes is looked at below.
+    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
         training = self.bundle.training
         images = np.asarray(model_input)
         wanted = (training.periods, len(training.bands))

@@ -4,10 +4,11 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,22 @@ import casbah
 from casbah.addresses import shown
 from casbah.blocks import seen_among
 from casbah.errors import InputError
-from casbah.products.evaluation import Evaluation, EvaluationMetrics
-from casbah.products.manifest import read_kind
+from casbah.products.evaluation import EvaluationMetrics
 from casbah.products.model import ModelBundle
-from casbah.products.tiles import TileFolds, TileSet
 from casbah.progress import say
 from casbah.register import mlflow_server
-from casbah.register.promotion import Decision, counts_of, decide, seen_blocks, unseen_by_both
+from casbah.register.candidate import Candidate, open_candidate
+from casbah.register.comparison import compare, evaluation_folder
+from casbah.register.promotion import Decision
 
 NAME = "casbah-buildings"
 CHAMPION, CHALLENGER = "champion", "challenger"
 EXPERIMENT = "casbah"
+DECISION = "casbah.decision"
+"""The tag that says what was decided on a version."""
+
+PROMOTED, KEPT, NOT_COMPARED = "promoted", "kept as challenger", "not compared"
+
 REQUIREMENTS = {
     "network": ("numpy", "pydantic", "torch", "torchvision", "terratorch", "torchgeo", "lightning",
                 "segmentation-models-pytorch", "safetensors", "PyYAML", "jsonargparse", "rich"),
@@ -45,37 +51,13 @@ class Registration:
     url: str
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    model: ModelBundle
-    evaluation: Evaluation
-    tiles: TileSet | TileFolds | None
-
-    @property
-    def metrics(self) -> EvaluationMetrics:
-        return self.evaluation.metrics
-
-    @property
-    def split(self) -> str:
-        """How the test blocks were drawn, in words."""
-        if isinstance(self.tiles, TileFolds):
-            return f"{self.tiles.count} spatial folds"
-        if self.tiles is None:
-            return "not said (registered without --tiles)"
-        return f"--seed {self.tiles.info.seed} --block-size {self.tiles.info.block_size:g}"
-
-    @property
-    def tested(self) -> list[str]:
-        """The ids of the test blocks, sorted."""
-        return sorted(counts_of(self.metrics.blocks))
-
-
 def register(
     *,
     model: str | Path,
     evaluation: str | Path,
     name: str = NAME,
     tiles: str | Path | None = None,
+    champion_tiles: str | Path | None = None,
     tracking_uri: str | None = None,
 ) -> Registration:
     """Log a model as a version of `name`; give it the champion's alias only if it is better on unseen blocks.
@@ -83,94 +65,134 @@ def register(
     The first version becomes champion. A later one takes the alias only if the 95 % interval of the paired block
     bootstrap of building IoU, over test blocks that neither model trained or was tuned on, lies above zero; otherwise
     it is the challenger, and the reason is written on the version. `tiles` (the TileSet of the evaluation) lets the
-    champion be scored anew where its own evaluation was on other tiles. Registering the same model with the same
-    evaluation again makes no second version and decides nothing anew, so that a rerun does not undo a rollback. Raises
-    `InputError` where model and evaluation do not belong together, `WorldError` where MLflow can't be reached (nothing
-    is lost: run it again).
+    champion be scored anew where its own evaluation was on other tiles. A champion that takes other inputs (dates,
+    bands, level) is scored on `champion_tiles`: the same ground, cut into the same blocks, of its own inputs.
+
+    Registering the same model with the same evaluation again makes no second version, and decides only where the two
+    could not be compared before, so that a rerun does not undo a rollback. The models are compared before the version
+    is made. Raises `InputError` where model and evaluation do not belong together or the name is none that MLflow
+    takes, `WorldError` where MLflow or its store can't be reached (nothing is lost: run it again).
     """
-    candidate = _Candidate(
-        ModelBundle.open(model), Evaluation.open(evaluation), None if tiles is None else _open_tiles(Path(tiles))
+    _check_name(name)
+    candidate = open_candidate(
+        Path(model),
+        Path(evaluation),
+        None if tiles is None else Path(tiles),
+        None if champion_tiles is None else Path(champion_tiles),
     )
-    _check_fit(candidate)
     uri = mlflow_server.tracking_uri(tracking_uri)
     mlflow_server.check(uri)
-    with mlflow_server.talking(uri), mlflow_server.fluent(uri):
+    with mlflow_server.talking(uri):
         import mlflow
 
-        client = mlflow.MlflowClient(uri)
-        say(f"registering {candidate.model.training.experiment} as {name} at {shown(uri)}")
-        version = _existing(client, name, candidate) or _log(mlflow, name, candidate)
-        return _promote(client, uri, name, version, candidate)
+        if mlflow.active_run() is not None:
+            raise InputError("an MLflow run is active in this program: end it (mlflow.end_run()) before you register")
+        with mlflow_server.fluent(uri):
+            client = mlflow.MlflowClient(uri)
+            say(f"registering {candidate.model.training.experiment} as {name} at {shown(uri)}")
+            return _register(mlflow, client, uri, name, candidate)
 
 
 def rollback(*, name: str = NAME, tracking_uri: str | None = None) -> Registration:
     """Give the champion's alias back to the version that held it before; `InputError` where there is none."""
+    _check_name(name)
     uri = mlflow_server.tracking_uri(tracking_uri)
-    mlflow_server.check(uri)
-    with mlflow_server.talking(uri):
+    mlflow_server.check(uri, mlflow_server.ROLLBACK)
+    with mlflow_server.talking(uri, mlflow_server.ROLLBACK):
         import mlflow
 
         client = mlflow.MlflowClient(uri)
         current = _champion(client, name)
         if current is None:
             raise InputError(f"{name} has no champion at {shown(uri)}, so there is nothing to roll back")
-        previous = current.tags.get("casbah.previous_champion")
-        if not previous:
-            raise InputError(f"version {current.version} is {name}'s first champion; there is none before it")
-        client.set_registered_model_alias(name, CHAMPION, previous)
-        reason = f"rolled back from version {current.version}"
-        client.set_model_version_tag(name, current.version, "casbah.decision", "rolled back")
-        client.set_model_version_tag(name, previous, "casbah.reason", reason)
-        return Registration(name, previous, CHAMPION, reason, _url(uri, name, previous))
+        previous = _before(client, name, current)
+        one, other = _number(current), _number(previous)
+        client.set_model_version_tag(name, one, "casbah.rolled_back_to", other)
+        client.set_model_version_tag(name, other, "casbah.rolled_back_from", one)
+        client.set_model_version_tag(name, one, DECISION, "rolled back")
+        # Only what may be said twice comes before the alias: a second `rollback` then starts from the same champion.
+        client.set_registered_model_alias(name, CHAMPION, other)
+        _add(client, name, current, f"Was champion, rolled back to version {other}.")
+        _add(client, name, previous, f"Champion again, rolled back from version {one}.")
+        return Registration(name, other, CHAMPION, f"rolled back from version {one}", _url(uri, name, other))
 
 
-def _open_tiles(path: Path) -> TileSet | TileFolds:
-    folds = path.is_dir() and read_kind(path).product == TileFolds.schema
-    return TileFolds.open(path) if folds else TileSet.open(path)
+def _before(client: Any, name: str, current: Any) -> Any:
+    """The version that was champion before `current`."""
+    previous = current.tags.get("casbah.previous_champion")
+    if not previous:
+        raise InputError(f"version {_number(current)} is {name}'s first champion; there is none before it")
+    found = {_number(version): version for version in _versions(client, name)}.get(previous)
+    if found is None:
+        raise InputError(
+            f"version {previous} of {name}, champion before version {current.version}, was deleted: choose another and "
+            f'give it the alias "{CHAMPION}" in MLflow'
+        )
+    return found
 
 
-def _check_fit(candidate: _Candidate) -> None:
-    model, metrics = candidate.model, candidate.metrics
-    if metrics.split != "test":
-        raise InputError(
-            f"{candidate.evaluation.path} was made on the {metrics.split} split; a registered version needs the test "
-            "split: run `casbah evaluate --split test`"
-        )
-    if model.training.refit is None and metrics.model != model.digest:
-        raise InputError(
-            f"{candidate.evaluation.path} scores another model ({metrics.model[:12]}) than {model.path} "
-            f"({model.digest[:12]}): evaluate this one"
-        )
-    if model.training.refit is not None and metrics.protocol == "hold-out":
-        raise InputError(
-            f"{model.path} is a {model.training.refit}: give the evaluation of its folds, not a hold-out evaluation"
-        )
-    folds = metrics.extra.get("folds", [])
-    if model.training.refit is not None and model.training.config not in {fold.get("config") for fold in folds}:
-        raise InputError(
-            f"{model.path} was not trained as the folds of {candidate.evaluation.path} were (another configuration): "
-            "give the evaluation of its own folds"
-        )
-    if model.training.refit is not None and (strange := set(candidate.tested) - seen_blocks(model.training)):
-        raise InputError(
-            f"{model.path} was not trained on {len(strange)} of the {len(candidate.tested)} blocks that "
-            f"{candidate.evaluation.path} tests ({sorted(strange)[0]} …): it is no refit of these folds"
-        )
-    if model.training.refit is None and (leaked := seen_among(candidate.tested, seen_blocks(model.training))):
-        raise InputError(
-            f"{candidate.evaluation.path} scores {len(leaked)} blocks that the model trained or was tuned on "
-            f"({', '.join(sorted(leaked)[:3])} …): its scores leak and are not registered"
-        )
-    if candidate.tiles is not None and candidate.tiles.digest != metrics.tiles:
-        raise InputError(f"{candidate.tiles.path} is not the TileSet that {candidate.evaluation.path} was made on")
+def _add(client: Any, name: str, version: Any, sentence: str) -> None:
+    """Say one thing more on a version: what was decided on it stays."""
+    client.update_model_version(name, _number(version), description=f"{version.description or ''} {sentence}".strip())
 
 
-def _existing(client: Any, name: str, candidate: _Candidate) -> Any:
+def _number(version: Any) -> str:
+    """The number of a version as MLflow's server says it; a database without a server gives an integer."""
+    return str(version.version)
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"\w[\w .-]{0,254}", name):
+        raise InputError(
+            f"{name!r} is no name for a registered model: letters, digits, '.', '_', '-' and blanks are wanted"
+        )
+
+
+def _register(mlflow: Any, client: Any, uri: str, name: str, candidate: Candidate) -> Registration:
+    version = _existing(client, name, candidate)
+    if version is not None and version.tags.get(DECISION, NOT_COMPARED) != NOT_COMPARED:
+        say(f"{name} version {_number(version)} is this very model with this evaluation: not registered twice")
+        return _as_it_stands(client, uri, name, version)
+    decision = _decide(client, name, version, candidate)
+    if version is None:
+        version = _log(mlflow, name, candidate)
+    elif candidate.tiles is not None:
+        client.set_model_version_tag(name, _number(version), "casbah.split", candidate.split)
+    number, alias = _number(version), CHAMPION if decision.promoted else CHALLENGER
+    _write_decision(client, name, number, decision, alias)
+    return Registration(name, number, alias, decision.reason, _url(uri, name, number))
+
+
+def _as_it_stands(client: Any, uri: str, name: str, version: Any) -> Registration:
+    """What an earlier run decided on a version, and which alias it holds by now."""
+    number, reason = _number(version), version.tags.get("casbah.reason", "")
+    held = client.get_model_version(name, number).aliases
+    if CHAMPION not in held:
+        if back := version.tags.get("casbah.rolled_back_to"):
+            reason = f"was champion, rolled back to version {back} (had been: {reason})"
+        elif version.tags[DECISION] == PROMOTED:
+            reason = f"was champion, another is by now (had been: {reason})"
+    return Registration(name, number, held[0] if held else "no alias", reason, _url(uri, name, number))
+
+
+def _decide(client: Any, name: str, version: Any, candidate: Candidate) -> Decision:
+    """What becomes of the candidate; `version` is its own, where an earlier run made one and broke off."""
+    champion = _champion(client, name)
+    if champion is None:
+        return Decision(True, "first model of this name", False)
+    if version is not None and _number(champion) == _number(version):
+        reason = version.tags.get("casbah.reason", "promoted by a run that broke off before it wrote why")
+        blocks = tuple(json.loads(version.tags.get("casbah.compared_on", "[]")))
+        return Decision(True, reason, bool(blocks), blocks, previous=version.tags.get("casbah.previous_champion"))
+    return replace(compare(client, name, champion, candidate), previous=_number(champion))
+
+
+def _existing(client: Any, name: str, candidate: Candidate) -> Any:
+    """The version of this very model with this very evaluation; None where there is none."""
     for version in _versions(client, name):
-        tags = version.tags
-        same = tags.get("casbah.model") == candidate.model.digest
-        if same and tags.get("casbah.evaluation") == candidate.evaluation.digest:
-            say(f"{name} version {version.version} is this very model with this evaluation: not registered twice")
+        if version.tags.get("casbah.model") != candidate.model.digest:
+            continue
+        if version.tags.get("casbah.evaluation") == candidate.evaluation.digest:
             return version
     return None
 
@@ -179,7 +201,7 @@ def _versions(client: Any, name: str) -> list[Any]:
     return list(client.search_model_versions(f"name='{name}'"))
 
 
-def _log(mlflow: Any, name: str, candidate: _Candidate) -> Any:
+def _log(mlflow: Any, name: str, candidate: Candidate) -> Any:
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if run_id is None:
         mlflow.set_experiment(EXPERIMENT)
@@ -187,7 +209,7 @@ def _log(mlflow: Any, name: str, candidate: _Candidate) -> Any:
     with mlflow.start_run(run_id=run_id, run_name=None if run_id else f"register {training.experiment}"):
         mlflow.log_metrics(_scores(candidate.metrics))
         mlflow.set_tags(_tags(candidate))
-        mlflow.log_artifacts(str(candidate.evaluation.path), "evaluation")
+        mlflow.log_artifacts(str(candidate.evaluation.path), evaluation_folder(candidate.evaluation.digest))
         info = _log_model(mlflow, candidate.model)
     return mlflow.register_model(info.model_uri, name, tags=_tags(candidate))
 
@@ -234,7 +256,7 @@ def _scores(metrics: EvaluationMetrics) -> dict[str, float]:
     return found
 
 
-def _tags(candidate: _Candidate) -> dict[str, str]:
+def _tags(candidate: Candidate) -> dict[str, str]:
     training, metrics = candidate.model.training, candidate.metrics
     tags = {
         "casbah.version": casbah.__version__,
@@ -248,6 +270,7 @@ def _tags(candidate: _Candidate) -> dict[str, str]:
         "casbah.bands": ",".join(training.bands),
         "casbah.periods": str(training.periods),
         "casbah.level": training.level,
+        "casbah.aligned": str(candidate.aligned).lower(),
         "casbah.units": training.units,
         "casbah.threshold": f"{training.threshold:.4f}",
         "casbah.pretrained": training.pretrained or "no",
@@ -291,126 +314,37 @@ def _champion(client: Any, name: str) -> Any:
         raise
 
 
-def _promote(client: Any, uri: str, name: str, version: Any, candidate: _Candidate) -> Registration:
-    number, url = version.version, _url(uri, name, version.version)
-    if "casbah.decision" in version.tags:
-        held = client.get_model_version(name, number).aliases
-        return Registration(name, number, held[0] if held else "no alias", version.tags["casbah.reason"], url)
-    champion = _champion(client, name)
-    if champion is None:
-        decision = Decision(True, "first model of this name", False)
-    elif champion.version == number:
-        decision = Decision(True, "promoted by a run that broke off before it wrote why", False)
-    else:
-        decision = _compare(client, name, champion, candidate)
-    alias = CHAMPION if decision.promoted else CHALLENGER
-    if decision.promoted and champion is not None and champion.version != number:
-        client.set_model_version_tag(name, number, "casbah.previous_champion", champion.version)
-    client.set_registered_model_alias(name, alias, number)
-    _write_decision(client, name, number, decision)
-    return Registration(name, number, alias, decision.reason, url)
+def _write_decision(client: Any, name: str, version: str, decision: Decision, alias: str) -> None:
+    """Say on the version what was decided, why, and how often ground of these test blocks had decided before; then
+    give it the alias.
 
-
-def _write_decision(client: Any, name: str, version: str, decision: Decision) -> None:
-    """Say on the version what was decided, why, and how often ground of these test blocks had decided before.
-
-    The tag `casbah.decision` comes last: a version that has it is never decided on again.
+    The blocks are written before the alias moves, so that they count as looked at even where this run breaks off. The
+    tag `casbah.decision` comes last: a version that has it is decided on again only if nothing was compared.
     """
     compared = decision.blocks if decision.compared else ()
     decided = 0
     for other in _versions(client, name):
-        if other.version != version and seen_among(compared, json.loads(other.tags.get("casbah.compared_on", "[]"))):
+        if _number(other) != version and seen_among(compared, json.loads(other.tags.get("casbah.compared_on", "[]"))):
             decided += 1
-    again = f" These test blocks had decided {decided} time(s) before." if decision.compared else ""
-    client.update_model_version(name, version, description=f"{decision.reason}.{again}")
     tags = {
-        "casbah.reason": decision.reason,
         "casbah.compared_on": json.dumps(compared),
         "casbah.test_blocks_decided_before": str(decided),
-        "casbah.decision": "promoted" if decision.promoted else "kept as challenger",
+        "casbah.reason": decision.reason,
     }
+    if decision.promoted and decision.previous is not None:
+        tags["casbah.previous_champion"] = decision.previous
     for key, value in tags.items():
         client.set_model_version_tag(name, version, key, value)
-
-
-def _compare(client: Any, name: str, champion: Any, candidate: _Candidate) -> Decision:
-    with tempfile.TemporaryDirectory() as scratch:
-        held = _bundle_of(name, champion, Path(scratch))
-        challenger_counts = counts_of(candidate.metrics.blocks)
-        eligible = unseen_by_both(list(challenger_counts), held.training, candidate.model.training)
-        if not eligible:
-            return Decision(False, _refusal(champion, held, challenger_counts, candidate), False)
-        champion_counts = _champion_counts(client, champion, held, candidate)
-        if champion_counts is None:
-            return Decision(
-                False,
-                f"not compared: version {champion.version} was evaluated on other tiles; give --tiles, so that it is "
-                "scored on these",
-                False,
-            )
-        return decide(
-            {block: challenger_counts[block] for block in eligible},
-            {block: counts for block, counts in champion_counts.items() if block in set(eligible)},
-        )
-
-
-def _refusal(champion: Any, held: ModelBundle, tested: dict[str, Any], candidate: _Candidate) -> str:
-    for who, training in (("this model", candidate.model.training), (f"version {champion.version}", held.training)):
-        if training.refit is not None:
-            return (
-                f"not compared: {who} is a {training.refit}, trained on every block, so none is left to test on; "
-                "a whole city that neither model has seen would serve (casbah tile --test-scene)"
-            )
-    seen = len(seen_among(tested, seen_blocks(held.training)))
-    return (
-        f"not compared: of the {len(tested)} test blocks the champion (version {champion.version}) trained or was "
-        f"tuned on {seen}, and none is unseen by both; a split that holds out the champion's own test blocks would "
-        f"serve (casbah tile {champion.tags.get('casbah.split', 'with its seed and block size')}): tile, train and "
-        "evaluate with it"
-    )
-
-
-def _bundle_of(name: str, version: Any, scratch: Path) -> ModelBundle:
-    import mlflow
-    import yaml
-
-    root = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version.version}", dst_path=str(scratch)))
-    described = yaml.safe_load((root / "MLmodel").read_text(encoding="utf-8"))
-    inside = (root / described["flavors"]["python_function"]["artifacts"]["bundle"]["path"]).resolve()
-    if not inside.is_relative_to(root.resolve()):
-        raise InputError(f"version {version.version} of {name} names a bundle outside of itself: do not use it")
-    return ModelBundle.open(inside)
-
-
-def _champion_counts(
-    client: Any, champion: Any, held: ModelBundle, candidate: _Candidate
-) -> dict[str, tuple[int, int, int, int]] | None:
-    """The champion's counts on the candidate's tiles: stored ones where it was evaluated on them, else made anew."""
-    if champion.tags.get("casbah.data") == candidate.metrics.tiles and champion.run_id:
-        with tempfile.TemporaryDirectory() as scratch:
-            stored = client.download_artifacts(champion.run_id, "evaluation/metrics.json", scratch)
-            metrics = EvaluationMetrics.model_validate_json(Path(stored).read_text(encoding="utf-8"))
-        return counts_of(metrics.blocks)
-    return _score(held, candidate.tiles) if isinstance(candidate.tiles, TileSet) else None
-
-
-def _score(model: ModelBundle, tiles: TileSet) -> dict[str, tuple[int, int, int, int]]:
-    from casbah.models import band_index, load
-    from casbah.scoring import block_counts, called_building
-
-    split = tiles.split("test")
-    say(f"scoring the champion on {len(split)} test tiles")
-    predictor = load(model)
-    predicted = called_building(
-        predictor.probabilities(split.images[:, :, band_index(model.training, tiles.info.bands)]),
-        model.training.threshold,
-    )
-    return dict(block_counts(predicted, split.masks, split.blocks))
+    again = f" These test blocks had decided {decided} time(s) before." if decision.compared else ""
+    client.update_model_version(name, version, description=f"{decision.reason}.{again}")
+    client.set_registered_model_alias(name, alias, version)
+    kept = KEPT if decision.compared else NOT_COMPARED
+    client.set_model_version_tag(name, version, DECISION, PROMOTED if decision.promoted else kept)
 
 
 def _url(uri: str, name: str, version: str) -> str:
     return (
-        f"{uri.rstrip('/')}/#/models/{name}/versions/{version}"
+        f"{shown(uri).rstrip('/')}/#/models/{name}/versions/{version}"
         if uri.startswith("http")
         else f"models:/{name}/{version}"
     )

@@ -1,6 +1,6 @@
 """Block by block through a split: tiles laid together, so that each pixel is scored once and memory stays bounded."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,10 +35,12 @@ class Mosaic:
     """How many tiles went into it."""
 
 
-def mosaics(tiles: TileSet, split: str, layers: Mapping[str, Layer]) -> Iterator[Mosaic]:
-    """Each (scene, block) of the split with the wanted layers, in a steady order."""
+def mosaics(
+    tiles: TileSet, split: str, layers: Mapping[str, Layer], blocks: Iterable[str] | None = None
+) -> Iterator[Mosaic]:
+    """Each (scene, block) of the split (only of `blocks`, where given) with the wanted layers, in a steady order."""
     part = tiles.split(split)
-    table = part.table
+    table = part.table if blocks is None else part.table[part.table["block"].isin(list(blocks))]
     for (scene, block), rows in table.groupby(["scene", "block"], sort=True):
         order = rows.sort_values("row")
         yield _lay(
