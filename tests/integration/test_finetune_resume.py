@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -44,10 +45,10 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
-def start(tiles: TileSet, output: Path, **more: str) -> subprocess.Popen[str]:
+def start(tiles: TileSet, output: Path, settings: Sequence[str] = SETTINGS, **more: str) -> subprocess.Popen[str]:
     command = [*CASBAH, "finetune", "--config", "prithvi_tiny_upernet", "--tiles", str(tiles.path), "--resume"]
     command += ["--output", str(output)]
-    for setting in SETTINGS:
+    for setting in settings:
         command += ["--set", setting]
     return subprocess.Popen(command, env=environment() | more, stderr=subprocess.PIPE, text=True)
 
@@ -168,12 +169,14 @@ def test_the_history_is_in_mlflow_in_the_run_that_the_environment_names(
     assert len(client.get_metric_history(found.info.run_id, f"{prefix}train/loss")) == 2
 
 
+@pytest.mark.parametrize("workers", [0, 1])
 def test_a_run_killed_twice_has_the_weights_and_the_history_of_one_never_stopped(
-    tiles: TileSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiles: TileSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
 ) -> None:
-    whole = finetune(config="prithvi_tiny_upernet", tiles=tiles.path, output=tmp_path / "whole", overrides=SETTINGS)
+    settings = (*SETTINGS, f"data.init_args.num_workers={workers}")
+    whole = finetune(config="prithvi_tiny_upernet", tiles=tiles.path, output=tmp_path / "whole", overrides=settings)
     for _ in range(2):
-        process = start(tiles, tmp_path / "killed")
+        process = start(tiles, tmp_path / "killed", settings)
         folder = tmp_path / ".killed.checkpoints"
         while not folder.is_dir() and process.poll() is None:
             time.sleep(0.01)
@@ -185,7 +188,7 @@ def test_a_run_killed_twice_has_the_weights_and_the_history_of_one_never_stopped
         assert not (tmp_path / "killed").exists(), "a killed run leaves nothing that opens"
     capsys.readouterr()
     again = finetune(
-        config="prithvi_tiny_upernet", tiles=tiles.path, output=tmp_path / "killed", overrides=SETTINGS, resume=True
+        config="prithvi_tiny_upernet", tiles=tiles.path, output=tmp_path / "killed", overrides=settings, resume=True
     )
     assert "epochs were done before" in capsys.readouterr().err
     assert weights_digest(again.weights_path) == weights_digest(whole.weights_path)

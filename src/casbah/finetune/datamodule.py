@@ -171,6 +171,7 @@ class TileDataModule(LightningDataModule):
         self.max_labels, self.num_workers = max_labels, num_workers
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self._opened: TileSet | None = None
+        self._first_epoch = 0
 
     @property
     def tile_set(self) -> TileSet:
@@ -231,6 +232,14 @@ class TileDataModule(LightningDataModule):
             check_split(self.tile_set, split)
             setattr(self, f"{name}_dataset", TileBatches(split, index, self.statistics, self))
 
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch that a resumed run begins with."""
+        return {"epoch": self.trainer.current_epoch if self.trainer is not None else 0}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self._first_epoch = int(state_dict["epoch"])
+
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         return self._loader("train", self.train_rows, self.seed)
 
@@ -241,8 +250,9 @@ class TileDataModule(LightningDataModule):
         return self._loader("test", np.arange(len(self.tile_set.split("test"))), None)
 
     def _loader(self, name: str, rows: NDArray[np.int64], seed: int | None) -> DataLoader[dict[str, Tensor]]:
-        # Reading ahead begins before Lightning tells a sampler the epoch, which is not the first in a resumed run.
-        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        # Reading ahead begins before Lightning tells a sampler the epoch, and in a resumed run even before Lightning
+        # knows it, since the optimizer's schedule asks for the loader to count its steps.
+        epoch = max(self._first_epoch, self.trainer.current_epoch if self.trainer is not None else 0)
         return DataLoader(
             getattr(self, f"{name}_dataset"),
             sampler=EpochBatches(rows, self.batch_size, seed, epoch),
