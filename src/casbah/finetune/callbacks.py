@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from casbah.errors import CasbahError, InputError
+from casbah.finetune.checkpoints import LAST, written
 from casbah.models import network
-
-LAST = "last.ckpt"
 
 
 def best_name(epoch: int) -> str:
@@ -194,11 +193,12 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make a file that then appears at `path`, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Let `write` make a file that then appears at `path`, whole or not at all; `WorldError` where the disk fails."""
     partial = path.with_name(f".{path.name}.partial-{uuid4().hex[:8]}")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -7,12 +7,15 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from safetensors import SafetensorError
+
 import casbah
-from casbah.errors import CasbahError, InputError
+from casbah.errors import CasbahError, InputError, WorldError
 from casbah.finetune.experiment import digest
 from casbah.progress import say
 from casbah.storage import BUCKET, Location, Store
@@ -50,6 +53,22 @@ class Place:
     """The checkpoints of one run: a local directory, mirrored to `remote` after every epoch where that is set."""
 
     def __init__(self, directory: Path, remote: Location | None, keep: bool) -> None:
+@contextmanager
+def written(directory: Path) -> Iterator[None]:
+    """`WorldError` naming `directory` where what the block writes there finds no room, or may not be written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, SafetensorError) and "os error" not in str(error):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else str(error).partition("I/O error: ")[2]
+        kept = "the last whole epoch is kept: " if (directory / LAST).is_file() else ""
+        raise WorldError(
+            f"checkpoints could not be written to {directory}: {reason or error}; {kept}free some room there, or name "
+            "another --checkpoints, and run with --resume"
+        ) from error
+
+
         self.directory, self.remote, self.keep = directory, remote, keep
         self._store = Store.from_environment() if remote else None
         self._wanted: Path | None = None
@@ -61,25 +80,42 @@ class Place:
     @property
     def last(self) -> Path:
         return self.directory / LAST
+        self._sent: dict[str, tuple[int, int]] = {}
+        self._made: list[Path] = []
 
     def prepare(self, resume: bool) -> bool:
         """Make ready to train; True where an unfinished run lies there and is gone on with.
 
         Without `resume` what lies there, locally and in the store, is put away. `WorldError` where the store can't be
-        reached.
+        reached, or the directory can't be made.
         """
         if self._store is not None and self.remote is not None:
             self._store.ensure_bucket(self.remote.bucket)
         if not resume:
             if self._found():
+        try:
+            going_on = self._prepare(resume)
+        except WorldError as error:
+            if self.remote is None:
+                raise
+            raise WorldError(
+                f"{error} (`--checkpoints DIRECTORY` keeps the checkpoints on this machine alone)"
+            ) from error
+        self._made = [folder for folder in (self.directory, *self.directory.parents) if not folder.exists()]
+        with written(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+        return going_on
+
+    def _prepare(self, resume: bool) -> bool:
                 say(
                     f"the checkpoints of this very run in {self.remote or self.directory} are put away, and it starts "
                     "again; with --resume it would go on from them"
                 )
             self._put_away()
             return False
-        for left in (*self.directory.glob(".snapshot-*"), *self.directory.glob(".*.partial-*")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        with written(self.directory):
+            for left in (*self.directory.glob(".snapshot-*"), *self.directory.glob(".*.partial-*")):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
         if not self.last.is_file():
             self._fetch()
         return self.last.is_file()
@@ -109,12 +145,13 @@ class Place:
             return
         # Files are replaced, never rewritten, so that hard links hold this epoch's.
         snapshot = directory / f".snapshot-{uuid4().hex[:8]}"
-        snapshot.mkdir()
-        for file in (*directory.glob("best-*.safetensors"), directory / LAST):
-            try:
-                os.link(file, snapshot / file.name)
-            except OSError:  # a file system without hard links
-                shutil.copy2(file, snapshot / file.name)
+        with written(directory):
+            snapshot.mkdir()
+            for file in (*directory.glob("best-*.safetensors"), directory / LAST):
+                try:
+                    os.link(file, snapshot / file.name)
+                except OSError:  # a file system without hard links
+                    shutil.copy2(file, snapshot / file.name)
         with self._lock:
             waiting, self._wanted = self._wanted, snapshot
             if self._worker is None:
@@ -163,8 +200,11 @@ class Place:
             self._worker.join()
         if finished and not self.keep:
             shutil.rmtree(self.directory, ignore_errors=True)
-            if self.directory.parent.is_dir() and not any(self.directory.parent.iterdir()):
-                self.directory.parent.rmdir()
+        # What holds nothing is not left behind: neither the folder of runs that are all finished, nor one of a run that
+        # was refused.
+        for folder in (*self._made, *([] if self.keep else [self.directory.parent])):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def place(checkpoints: str | Path | None, output: Path, key: str) -> Place:
