@@ -22,6 +22,10 @@ from casbah.storage import BUCKET, Location, Store
 
 LAST = "last.ckpt"
 
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+"""Variables that name a store. Keys alone name none to mirror to: without an endpoint they are Amazon's, where the
+bucket `casbah` is somebody's."""
+
 TRAINS = tuple(Path(casbah.__file__).parent / room for room in ("finetune", "models"))
 """Folders of the code that decides what is learned."""
 
@@ -49,10 +53,6 @@ def digest_of_sources(folders: Sequence[Path]) -> str:
     return found.hexdigest()
 
 
-class Place:
-    """The checkpoints of one run: a local directory, mirrored to `remote` after every epoch where that is set."""
-
-    def __init__(self, directory: Path, remote: Location | None, keep: bool) -> None:
 @contextmanager
 def written(directory: Path) -> Iterator[None]:
     """`WorldError` naming `directory` where what the block writes there finds no room, or may not be written."""
@@ -69,6 +69,10 @@ def written(directory: Path) -> Iterator[None]:
         ) from error
 
 
+class Place:
+    """The checkpoints of one run: a local directory, mirrored to `remote` after every epoch where that is set."""
+
+    def __init__(self, directory: Path, remote: Location | None, keep: bool) -> None:
         self.directory, self.remote, self.keep = directory, remote, keep
         self._store = Store.from_environment() if remote else None
         self._wanted: Path | None = None
@@ -76,12 +80,12 @@ def written(directory: Path) -> Iterator[None]:
         self._worker: threading.Thread | None = None
         self._closing = False
         self._warned = False
+        self._sent: dict[str, tuple[int, int]] = {}
+        self._made: list[Path] = []
 
     @property
     def last(self) -> Path:
         return self.directory / LAST
-        self._sent: dict[str, tuple[int, int]] = {}
-        self._made: list[Path] = []
 
     def prepare(self, resume: bool) -> bool:
         """Make ready to train; True where an unfinished run lies there and is gone on with.
@@ -89,10 +93,6 @@ def written(directory: Path) -> Iterator[None]:
         Without `resume` what lies there, locally and in the store, is put away. `WorldError` where the store can't be
         reached, or the directory can't be made.
         """
-        if self._store is not None and self.remote is not None:
-            self._store.ensure_bucket(self.remote.bucket)
-        if not resume:
-            if self._found():
         try:
             going_on = self._prepare(resume)
         except WorldError as error:
@@ -107,6 +107,10 @@ def written(directory: Path) -> Iterator[None]:
         return going_on
 
     def _prepare(self, resume: bool) -> bool:
+        if self._store is not None and self.remote is not None:
+            self._store.ensure_bucket(self.remote.bucket)
+        if not resume:
+            if self._found():
                 say(
                     f"the checkpoints of this very run in {self.remote or self.directory} are put away, and it starts "
                     "again; with --resume it would go on from them"
@@ -173,7 +177,8 @@ def written(directory: Path) -> Iterator[None]:
                 self._upload(snapshot)
             except CasbahError as error:
                 if not self._warned:
-                    say(f"{error}; training goes on, and its checkpoints stay in {self.directory}")
+                    alone = f"its checkpoints lie in {self.directory} alone until it is finished"
+                    say(f"{error}; training goes on, and {alone}")
                 self._warned = True
             finally:
                 shutil.rmtree(snapshot, ignore_errors=True)
@@ -186,8 +191,12 @@ def written(directory: Path) -> Iterator[None]:
         names = sorted((file.name for file in snapshot.iterdir()), key=lambda name: name == LAST)
         present = {found.key.rpartition("/")[2] for found in store.list(remote)}
         for name in names:
-            if name == LAST or name not in present:
+            # An object of this name that another process sent may hold what another machine made of that epoch.
+            status = (snapshot / name).stat()
+            version = (status.st_size, status.st_mtime_ns)
+            if name not in present or self._sent.get(name) != version:
                 store.put(snapshot / name, remote / name)
+                self._sent[name] = version
         for name in present - set(names):
             store.remove(remote / name)
 
@@ -210,12 +219,14 @@ def written(directory: Path) -> Iterator[None]:
 def place(checkpoints: str | Path | None, output: Path, key: str) -> Place:
     """Where the run `key` (see `run_key`) keeps its checkpoints.
 
-    By default beside `output`, mirrored to `s3://casbah/checkpoints/<key>/` where the environment names a store;
-    `checkpoints` names another prefix in a store (`s3://…`), or a directory that keeps them after the run as well.
+    By default beside `output`, mirrored to `s3://casbah/checkpoints/<key>/` where the environment names a store (its
+    endpoint and credentials); `checkpoints` names another prefix in a store (`s3://…`), or a directory that keeps them
+    after the run as well.
     """
     beside = output.parent / f".{output.name}.checkpoints" / key[:16]
     if checkpoints is None:
-        remote = Location(BUCKET, f"checkpoints/{key}") if Store.configured() else None
+        named = Store.configured() and any(os.environ.get(variable) for variable in ENDPOINTS)
+        remote = Location(BUCKET, f"checkpoints/{key}") if named else None
         return Place(beside, remote, keep=False)
     if "://" in str(checkpoints):
         return Place(beside, Location.parse(str(checkpoints)) / key, keep=False)

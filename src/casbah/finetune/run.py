@@ -37,7 +37,8 @@ def finetune(
             whatever code trained them.
         seed: In place of the experiment's `seed_everything`.
         checkpoints: A directory or an `s3://` prefix for checkpoints while training. By default they lie beside
-            `output` and, where the environment names an object store, in `s3://casbah/checkpoints/<digest>/`.
+            `output` and, where the environment names an object store (AWS_ENDPOINT_URL and credentials), in
+            `s3://casbah/checkpoints/<digest>/`.
             Trees keep none, and refuse it.
         overrides: `dotted.key=value` settings that replace those of the experiment.
 
