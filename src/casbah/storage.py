@@ -21,7 +21,7 @@ from minio.error import MinioException, S3Error
 from casbah.errors import InputError, WorldError
 
 BUCKET = "casbah"
-"""Holds `checkpoints/`, `weights/` and `sample/`."""
+"""Holds `checkpoints/` (the state and the best weights of trainings so far) and `sample/`."""
 
 ATTEMPTS = 4
 FIRST_PAUSE = 0.5
@@ -65,8 +65,10 @@ class Store:
     ) -> None:
         parts = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(f"AWS_ENDPOINT_URL is {endpoint!r}; http(s)://host:port is wanted")
-        self.endpoint = f"{parts.scheme}://{parts.netloc}"
+            shown = endpoint.rpartition("@")[2]
+            raise InputError(f"AWS_ENDPOINT_URL is {shown!r}; http(s)://host:port is wanted")
+        host = parts.netloc.rpartition("@")[2]  # without a name and password, which are no part of an endpoint
+        self.endpoint = f"{parts.scheme}://{host}"
         self.attempts = attempts
         http = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=5, read=60),
@@ -76,7 +78,7 @@ class Store:
             ca_certs=os.environ.get("SSL_CERT_FILE"),
         )
         self._client = Minio(
-            parts.netloc,
+            host,
             access_key=access_key,
             secret_key=secret_key,
             region=region,

@@ -21,6 +21,13 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "FIRST_PAUSE", 0.01)
 
 
+def test_a_password_in_the_address_of_the_store_is_neither_used_nor_shown() -> None:
+    assert Store("http://ada:hunter2@host:9", "key", "secret").endpoint == "http://host:9"
+    with pytest.raises(InputError, match="host:9") as caught:
+        Store("ftp://ada:hunter2@host:9", "key", "secret")
+    assert "hunter2" not in str(caught.value)
+
+
 def dead_store() -> Store:
     """A store at a port where nothing listens."""
     with socket.socket() as probe:
