@@ -21,6 +21,9 @@ from casbah.products.tiles import Split, TileSet
 
 IGNORE = 255
 TILES_VARIABLE = "CASBAH_TILES"
+TILES_AT_ONCE = 64
+"""Tiles whose pixels are held while they are counted."""
+
 """Names the TileSet where the experiment does not: an experiment holds no path."""
 
 
@@ -80,7 +83,7 @@ class TileBatches(Dataset[dict[str, Tensor]]):
     def __getitem__(self, batch: BatchOf) -> dict[str, Tensor]:
         raw = np.take(self.split.images, batch.rows, axis=0)[:, :, self.index]
         masks = np.take(self.split.masks, batch.rows, axis=0)
-        masks[(raw == sentinel.NODATA).all(axis=(1, 2))] = IGNORE
+        masks[_unobserved(raw)] = IGNORE
         cover = np.take(self.split.cover, batch.rows, axis=0) if self.soft else None
         images = np.empty(raw.shape, np.float32)
         if self.augment:
@@ -113,6 +116,12 @@ class TileBatches(Dataset[dict[str, Tensor]]):
 
 
 def _turned(arrays: NDArray[Any], codes: NDArray[np.int64]) -> NDArray[Any]:
+def _unobserved(raw: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """Where no period observed a pixel, (n, rows, cols) of (n, periods, bands, rows, cols)."""
+    nothing: NDArray[np.bool_] = (raw == sentinel.NODATA).all(axis=(1, 2))
+    return nothing
+
+
     """Each array (…, side, side) under its own symmetry of the square, those of one symmetry together."""
     turned = np.empty_like(arrays)
     for code in np.unique(codes):
@@ -218,10 +227,14 @@ class TileDataModule(LightningDataModule):
 
     @property
     def building_share(self) -> float:
-        """Share of building among the labelled pixels that are learned from."""
-        masks = self.tile_set.split("train").masks[self.train_rows]
-        labelled = masks != IGNORE
-        return float((masks == 1).sum() / max(labelled.sum(), 1))
+        """Share of building among the labelled pixels that are learned from: those that some period observed."""
+        split, building, labelled = self.tile_set.split("train"), 0, 0
+        index = band_index(self.tile_set, self.band_names, "data.init_args.bands")
+        for rows in np.array_split(self.train_rows, -(-len(self.train_rows) // TILES_AT_ONCE)):
+            known = (split.masks[rows] != IGNORE) & ~_unobserved(split.images[rows][:, :, index])
+            labelled += int(known.sum())
+            building += int((split.masks[rows][known] == 1).sum())
+        return building / max(labelled, 1)
 
     def setup(self, stage: str) -> None:
         """Open the split maps that the stage needs; `InputError` where one can't be trained on."""
