@@ -218,3 +218,23 @@ def test_checkpoints_for_trees_are_refused_since_they_keep_none(tiles: TileSet, 
     message = refusal(tiles.path, tmp_path / "model", config="boosted_pixels", checkpoints=tmp_path / "c")
     assert "boosted_pixels" in message
     assert "no checkpoints" in message
+@pytest.mark.parametrize(
+    ("backbone", "repository"),
+    [("tu-resnet18.a1_in1k", "timm/resnet18.a1_in1k"), ("resnet18", "smp-hub/resnet18.imagenet")],
+)
+def test_weights_of_other_houses_are_looked_for_in_the_cache_and_no_file_is_advised_that_they_can_not_take(
+    tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str, repository: str
+) -> None:
+    from casbah.finetune import weights
+
+    asked = {"model": "Unet", "backbone": backbone}  # which SMPModelFactory takes for pretrained
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(WorldError, match=rf"{repository}.*not in the local cache.*pretrained to false") as caught:
+        weights.check(asked, "x.yaml")
+    assert "backbone_ckpt_path" not in str(caught.value)
+    monkeypatch.setattr(weights.HubFile, "cached", True)
+    weights.check(asked, "x.yaml")
+    assert weights.pretraining(asked) == repository
+    assert weights.pretraining(asked | {"pretrained": False}) is None
+
+
