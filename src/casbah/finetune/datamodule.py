@@ -15,15 +15,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from casbah import bands as sentinel
 from casbah.errors import InputError
 from casbah.finetune.bundling import band_index, check_split
+from casbah.finetune.experiment import check_range, checked_seed
 from casbah.finetune.subset import training_rows
 from casbah.models import network, normalisation
 from casbah.products.tiles import Split, TileSet
 
 IGNORE = 255
-TILES_VARIABLE = "CASBAH_TILES"
 TILES_AT_ONCE = 64
 """Tiles whose pixels are held while they are counted."""
 
+TILES_VARIABLE = "CASBAH_TILES"
 """Names the TileSet where the experiment does not: an experiment holds no path."""
 
 
@@ -115,13 +116,13 @@ class TileBatches(Dataset[dict[str, Tensor]]):
         images *= gain[..., None, None]
 
 
-def _turned(arrays: NDArray[Any], codes: NDArray[np.int64]) -> NDArray[Any]:
 def _unobserved(raw: NDArray[np.uint16]) -> NDArray[np.bool_]:
     """Where no period observed a pixel, (n, rows, cols) of (n, periods, bands, rows, cols)."""
     nothing: NDArray[np.bool_] = (raw == sentinel.NODATA).all(axis=(1, 2))
     return nothing
 
 
+def _turned(arrays: NDArray[Any], codes: NDArray[np.int64]) -> NDArray[Any]:
     """Each array (…, side, side) under its own symmetry of the square, those of one symmetry together."""
     turned = np.empty_like(arrays)
     for code in np.unique(codes):
@@ -175,6 +176,10 @@ class TileDataModule(LightningDataModule):
         super().__init__()
         if batch_size < 2:
             raise InputError(f"data.init_args.batch_size is {batch_size}; batch normalisation needs 2 or more")
+        check_range("data.init_args.jitter", jitter, least=0, most=1)
+        check_range("data.init_args.num_workers", num_workers, least=0)
+        if seed is not None:
+            checked_seed(seed, "data.init_args.seed")
         self.tiles, self.bands, self.layout, self.normalisation = tiles, bands, layout, normalisation
         self.batch_size, self.augment, self.jitter, self.soft_targets = batch_size, augment, jitter, soft_targets
         self.max_labels, self.num_workers = max_labels, num_workers
