@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import make_tiles
@@ -167,6 +168,50 @@ def test_the_history_is_in_mlflow_in_the_run_that_the_environment_names(
         assert found.info.status == "FINISHED"
     assert f"{prefix}val/IoU_building_best" in found.data.metrics
     assert len(client.get_metric_history(found.info.run_id, f"{prefix}train/loss")) == 2
+
+
+def signal_after_an_epoch(process: subprocess.Popen[str], folder: Path, how: signal.Signals) -> None:
+    """Send a signal as soon as some state lies below the folder."""
+    for _ in range(6000):
+        if any(folder.glob("*/last.ckpt")) or process.poll() is not None:
+            break
+        time.sleep(0.01)
+    process.send_signal(how)
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_resumed_training_is_one_run_in_mlflow_with_every_epoch_once(
+    tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deleted: bool
+) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.create_experiment("casbah")
+    process = start(tiles, tmp_path / "model")
+    signal_after_an_epoch(process, tmp_path / ".model.checkpoints", signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    (broken,) = client.search_runs([experiment])
+    assert broken.info.status == "RUNNING"
+    if deleted:
+        client.delete_run(broken.info.run_id)
+    again: dict[str, Any] = {"config": "prithvi_tiny_upernet", "tiles": tiles.path, "overrides": SETTINGS}
+    bundle = finetune(output=tmp_path / "model", resume=True, **again)
+    (whole,) = client.search_runs([experiment])
+    assert (whole.info.run_id == broken.info.run_id) != deleted
+    assert whole.info.status == "FINISHED"
+    steps = [row.step for row in client.get_metric_history(whole.info.run_id, "val/loss")]
+    assert sorted(steps) == list(range(bundle.training.epochs))
+
+
+def test_a_training_that_is_asked_to_end_says_how_it_goes_on(tiles: TileSet, tmp_path: Path) -> None:
+    process = start(tiles, tmp_path / "model")
+    signal_after_an_epoch(process, tmp_path / ".model.checkpoints", signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped; the last whole epoch is kept in" in said
+    assert "--resume goes on from there" in said
 
 
 @pytest.mark.parametrize("workers", [0, 1])

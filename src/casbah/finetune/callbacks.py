@@ -45,6 +45,24 @@ def _check_finite(what: str, value: Tensor, trainer: Trainer) -> None:
         )
 
 
+class EachBatch(Callback):
+    """Tells how far a training is, in epochs and their parts.
+
+    Args:
+        told: Called after every batch but the last of an epoch, whose scores tell more.
+    """
+
+    def __init__(self, told: Callable[[float], None]) -> None:
+        self.told = told
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Tell it."""
+        if batch_idx + 1 < trainer.num_training_batches:
+            self.told(trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches)
+
+
 class ReleaseBackbone(Callback):
     """Holds the backbone still for the first epochs, so that a random decoder does not shake what it has learned.
 
@@ -92,6 +110,8 @@ class EpochModelCheckpoint(Checkpoint):
         self.finished = False
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
+        self.mlflow_run: str | None = None
+        """The run in MLflow that a resumed training goes on with."""
         self.on_epoch: list[Callable[[dict[str, float]], None]] = []
         """Each is called with the scores of an epoch that ended (progress, MLflow)."""
         self.on_saved: list[Callable[[Path], None]] = []
@@ -167,13 +187,15 @@ class EpochModelCheckpoint(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values alone."""
-        names = ("best_score", "best_epoch", "finished", "history", "seconds")
+        names = ("best_score", "best_epoch", "finished", "history", "seconds", "mlflow_run")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Go on from `state_dict`, in the run in MLflow that was begun for it, if any."""
+        begun = self.mlflow_run
         for name, value in state_dict.items():
             setattr(self, name, value)
+        self.mlflow_run = begun or self.mlflow_run
 
     @property
     def state_key(self) -> str:

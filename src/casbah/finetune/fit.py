@@ -6,7 +6,7 @@ import io
 import pickle
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from terratorch.tasks import SemanticSegmentationTask
 
 from casbah.errors import CasbahError, InputError
 from casbah.finetune import bundling, names, weights
-from casbah.finetune.callbacks import EpochModelCheckpoint, best_name
-from casbah.finetune.checkpoints import Place, place, run_key
+from casbah.finetune.callbacks import EachBatch, EpochModelCheckpoint, best_name
+from casbah.finetune.checkpoints import Place, place, run_key, written
 from casbah.finetune.complaint import gist, ours
 from casbah.finetune.datamodule import TileDataModule
 from casbah.finetune.experiment import Experiment, digest, unknown, without_places
@@ -32,7 +32,10 @@ from casbah.models import network
 from casbah.products.manifest import sha256_of
 from casbah.products.model import ModelBundle, Training
 from casbah.products.tiles import TileSet
-from casbah.progress import say, task
+from casbah.progress import Task, say, task
+
+LIGHTNINGS_EPOCHS = 1000
+"""What its Trainer does where the experiment says nothing of max_epochs."""
 
 
 def check(*, experiment: Experiment, tiles: TileSet, seed: int, max_labels: int | None) -> None:
@@ -211,21 +214,15 @@ def _fit(run: _Run, spot: Place, resume: bool, name: str) -> EpochModelCheckpoin
         say(f"{name}: {len(checkpoint.history)} epochs were done before, the last of them kept in {spot.last}")
         if checkpoint.finished:
             return checkpoint
-    tracker = Tracker(name, _described(run))
-    status = "FAILED"
-    total = run.trainer.max_epochs or 1
+    tracker = Tracker(name, _described(run), resumed=going_on, earlier=checkpoint.mlflow_run)
+    checkpoint.mlflow_run = tracker.run or checkpoint.mlflow_run
+    status, teller = "FAILED", _Teller(run)
     try:
-        with task(f"finetune {name}", max(total, 1), done=len(checkpoint.history)) as progress:
-
-            def told(scores: dict[str, float]) -> None:
-                done = int(scores["epoch"]) + 1
-                note = f"loss {scores.get('train/loss', float('nan')):.3f}, IoU {scores[checkpoint.monitor]:.3f}"
-                progress.advance(done - progress.done, note)
-                tracker.log(scores, int(scores["epoch"]))
-                write_history(spot.directory / "metrics.csv", checkpoint.history)
-
-            checkpoint.on_epoch.append(told)
-            checkpoint.on_saved.append(spot.mirror)
+        with task(f"finetune {name}", teller.total, done=teller.reached(len(checkpoint.history))) as progress:
+            teller.progress = progress
+            checkpoint.on_epoch += [teller.epoch, lambda scores: _write_history(spot.directory, checkpoint)]
+            checkpoint.on_saved += [spot.mirror, lambda directory: tracker.follow(checkpoint.history)]
+            run.trainer.callbacks.append(EachBatch(teller.part))
             with _errors(run.experiment.source), network.quiet():
                 run.trainer.fit(
                     run.task, datamodule=run.data, ckpt_path=str(spot.last) if going_on else None, weights_only=True
@@ -233,10 +230,47 @@ def _fit(run: _Run, spot: Place, resume: bool, name: str) -> EpochModelCheckpoin
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
+        kept = f"the last whole epoch is kept in {spot.last}" if spot.last.is_file() else "no epoch was finished"
+        say(f"{name}: stopped; {kept}, and --resume goes on from there")
         raise
     finally:
         tracker.finish(status)
     return checkpoint
+
+
+def _write_history(directory: Path, checkpoint: EpochModelCheckpoint) -> None:
+    with written(directory):
+        write_history(directory / "metrics.csv", checkpoint.history)
+
+
+class _Teller:
+    """Shows the person who waits how far a training is, batch by batch."""
+
+    progress: Task
+
+    def __init__(self, run: _Run) -> None:
+        self.batches = -(-len(run.data.train_rows) // run.data.batch_size)
+        self.epochs = run.trainer.max_epochs or LIGHTNINGS_EPOCHS
+        self.total = self.reached(self.epochs)
+        self.monitor, self.scores = run.checkpoint.monitor, ""
+
+    def reached(self, epochs: float) -> int:
+        """Batches in so many epochs."""
+        return round(epochs * self.batches)
+
+    def part(self, epochs: float) -> None:
+        """So many epochs are done, the last in part."""
+        self._advance(epochs, int(epochs) + 1)
+
+    def epoch(self, scores: Mapping[str, float]) -> None:
+        """An epoch ended."""
+        done = int(scores["epoch"]) + 1
+        self.scores = f", loss {scores.get('train/loss', float('nan')):.3f}, IoU {scores[self.monitor]:.3f}"
+        self._advance(done, done)
+
+    def _advance(self, epochs: float, number: int) -> None:
+        note = f"epoch {number} of {self.epochs}{self.scores}"
+        self.progress.advance(self.reached(epochs) - self.progress.done, note)
 
 
 @contextmanager
