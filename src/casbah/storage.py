@@ -23,7 +23,7 @@ from casbah.addresses import shown
 from casbah.errors import InputError, WorldError
 
 BUCKET = "casbah"
-"""Holds `checkpoints/`, `weights/` and `sample/`."""
+"""Holds `checkpoints/` (the state and the best weights of trainings so far) and `sample/`."""
 
 ATTEMPTS = 4
 FIRST_PAUSE = 0.5

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import make_tiles
@@ -44,10 +46,10 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
-def start(tiles: TileSet, output: Path, **more: str) -> subprocess.Popen[str]:
+def start(tiles: TileSet, output: Path, settings: Sequence[str] = SETTINGS, **more: str) -> subprocess.Popen[str]:
     command = [*CASBAH, "finetune", "--config", "prithvi_tiny_upernet", "--tiles", str(tiles.path), "--resume"]
     command += ["--output", str(output)]
-    for setting in SETTINGS:
+    for setting in settings:
         command += ["--set", setting]
     return subprocess.Popen(command, env=environment() | more, stderr=subprocess.PIPE, text=True)
 
@@ -168,12 +170,58 @@ def test_the_history_is_in_mlflow_in_the_run_that_the_environment_names(
     assert len(client.get_metric_history(found.info.run_id, f"{prefix}train/loss")) == 2
 
 
-def test_a_run_killed_twice_has_the_weights_and_the_history_of_one_never_stopped(
-    tiles: TileSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def signal_after_an_epoch(process: subprocess.Popen[str], folder: Path, how: signal.Signals) -> None:
+    """Send a signal as soon as some state lies below the folder."""
+    for _ in range(6000):
+        if any(folder.glob("*/last.ckpt")) or process.poll() is not None:
+            break
+        time.sleep(0.01)
+    process.send_signal(how)
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_resumed_training_is_one_run_in_mlflow_with_every_epoch_once(
+    tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deleted: bool
 ) -> None:
-    whole = finetune(config="prithvi_tiny_upernet", tiles=tiles.path, output=tmp_path / "whole", overrides=SETTINGS)
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.create_experiment("casbah")
+    process = start(tiles, tmp_path / "model")
+    signal_after_an_epoch(process, tmp_path / ".model.checkpoints", signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    (broken,) = client.search_runs([experiment])
+    assert broken.info.status == "RUNNING"
+    if deleted:
+        client.delete_run(broken.info.run_id)
+    again: dict[str, Any] = {"config": "prithvi_tiny_upernet", "tiles": tiles.path, "overrides": SETTINGS}
+    bundle = finetune(output=tmp_path / "model", resume=True, **again)
+    (whole,) = client.search_runs([experiment])
+    assert (whole.info.run_id == broken.info.run_id) != deleted
+    assert whole.info.status == "FINISHED"
+    steps = [row.step for row in client.get_metric_history(whole.info.run_id, "val/loss")]
+    assert sorted(steps) == list(range(bundle.training.epochs))
+
+
+def test_a_training_that_is_asked_to_end_says_how_it_goes_on(tiles: TileSet, tmp_path: Path) -> None:
+    process = start(tiles, tmp_path / "model")
+    signal_after_an_epoch(process, tmp_path / ".model.checkpoints", signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped; the last whole epoch is kept in" in said
+    assert "--resume goes on from there" in said
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_killed_twice_has_the_weights_and_the_history_of_one_never_stopped(
+    tiles: TileSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
+) -> None:
+    settings = (*SETTINGS, f"data.init_args.num_workers={workers}")
+    whole = finetune(config="prithvi_tiny_upernet", tiles=tiles.path, output=tmp_path / "whole", overrides=settings)
     for _ in range(2):
-        process = start(tiles, tmp_path / "killed")
+        process = start(tiles, tmp_path / "killed", settings)
         folder = tmp_path / ".killed.checkpoints"
         while not folder.is_dir() and process.poll() is None:
             time.sleep(0.01)
@@ -185,7 +233,7 @@ def test_a_run_killed_twice_has_the_weights_and_the_history_of_one_never_stopped
         assert not (tmp_path / "killed").exists(), "a killed run leaves nothing that opens"
     capsys.readouterr()
     again = finetune(
-        config="prithvi_tiny_upernet", tiles=tiles.path, output=tmp_path / "killed", overrides=SETTINGS, resume=True
+        config="prithvi_tiny_upernet", tiles=tiles.path, output=tmp_path / "killed", overrides=settings, resume=True
     )
     assert "epochs were done before" in capsys.readouterr().err
     assert weights_digest(again.weights_path) == weights_digest(whole.weights_path)

@@ -13,6 +13,7 @@ from casbah.errors import InputError, WorldError
 from casbah.experiments import FOLDER
 from casbah.finetune import finetune
 from casbah.finetune.experiment import read
+from casbah.finetune.subset import training_rows
 from casbah.products.manifest import sha256_of
 from casbah.products.tiles import TileSet
 
@@ -27,6 +28,7 @@ def refusal(tiles: Path, output: Path, config: str | Path = "unet_scratch", **op
     with pytest.raises(InputError) as caught:
         finetune(config=config, tiles=tiles, output=output, **options)
     assert not output.exists()
+    assert not list(output.parent.glob(".*.checkpoints"))
     assert "\n" not in str(caught.value)
     assert "Traceback" not in str(caught.value)
     return str(caught.value)
@@ -59,6 +61,34 @@ def refusal(tiles: Path, output: Path, config: str | Path = "unet_scratch", **op
         ("nonsense", ("nonsense", "dotted.key=value")),
         ("trainer.callbacks.7.class_path=X", ("7", "position")),
         ("data.class_path=GenericNonGeoSegmentationDataModule", ("TileDataModule", "casbah terratorch fit")),
+        ("trainer.callbacks=3", ("trainer.callbacks", "3", "list")),
+        ("trainer.callbacks.0.init_args=3", ("EarlyStopping", "init_args", "mapping")),
+        ("trainer.callbacks.0={class_path: EarlyStopping, init_arg: {monitor: x}}", ("init_arg", "init_args?")),
+        ("model.init_args.model_args=3", ("model_args", "mapping")),
+        ("model.init_args.model_factory=[a]", ("model_factory", "SMPModelFactory")),
+        ("model.init_args.model_args.backbone_ckpt_path=w.pt", ("backbone_ckpt_path", "unknown")),
+        ("trainer.max_epochs.x=3", ("trainer.max_epochs", "60", "nothing below it")),
+        ("trainer.max_epochs=many", ("trainer.max_epochs is many; a whole number",)),
+        ("trainer.precision=bf17", ("trainer.precision is bf17", "bf16-mixed")),
+        ("trainer.callbacks.0.init_args.patience=soon", ("EarlyStopping", "patience is soon; a whole number")),
+        ("data.init_args.layout=stack", ("data.init_args.layout is stack; channels or frames is wanted",)),
+        ("data.init_args.normalisation=imagenet", ("normalisation is imagenet; train, prithvi_v1",)),
+        ("data.init_args.batch_size=2.5", ("batch_size is 2.5; a whole number is wanted",)),
+        ("data.init_args.bands=B02", ("bands is B02; a list or null is wanted",)),
+        ("data.init_args.jitter=-1", ("data.init_args.jitter is -1; a finite number from 0 to 1",)),
+        ("data.init_args.num_workers=-1", ("num_workers is -1",)),
+        ("data.init_args.seed=-1", ("data.init_args.seed is -1",)),
+        ("model.init_args.lr=-1", ("lr is -1; a finite number above 0",)),
+        ("model.init_args.lr=.inf", ("lr is inf",)),
+        ("model.init_args.backbone_lr=-1", ("backbone_lr is -1",)),
+        ("model.init_args.warmup=5", ("warmup is 5; a finite number from 0 to 1",)),
+        ("model.init_args.weight_decay=-1", ("weight_decay is -1",)),
+        ("seed_everything=99999999999", ("seed_everything", "99999999999", "4294967295")),
+        ("optimizer={class_path: torch.optim.AdamW}", ("leave out optimizer", "model.init_args.lr")),
+        ("lr_scheduler={class_path: torch.optim.lr_scheduler.StepLR}", ("leave out lr_scheduler",)),
+        ("trainer.callbacks.0.init_args.monitor=val/IoU_bilding", ("EarlyStopping", "val/IoU_building")),
+        ("trainer.callbacks.1.init_args.monitor=val/IoU_bilding", ("EpochModelCheckpoint", "mean val/IoU_building")),
+        ("trainer.callbacks.0={class_path: LearningRateMonitor}", ("LearningRateMonitor", "no logger")),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_nearest_right_one(
@@ -76,7 +106,13 @@ def test_a_wrong_setting_is_named_with_the_nearest_right_one(
         ("model.init_args.model_args.decoder=UpperNetDecoder", ("UperNetDecoder",)),
         ("model.init_args.model_args.necks.1.name=ReshapeTokens", ("ReshapeTokensToImage",)),
         ("model.init_args.model_args.backbone_num_frame=3", ("backbone_num_frame", "backbone_num_frames")),
-        ("model.init_args.model_args.decoder_chanels=3", ("chanels",)),
+        ("model.init_args.model_args.decoder_chanels=3", ("decoder_chanels", "did you mean decoder_channels")),
+        ("model.init_args.model_args.head_dropot=0.1", ("head_dropot", "did you mean head_dropout")),
+        ("model.init_args.model_args.backbone_pretrainde=true", ("did you mean backbone_pretrained",)),
+        ("model.init_args.model_args.necks=3", ("necks", "list")),
+        ("model.init_args.model_args.necks.0.indice=[1]", ("SelectIndices", "indice", "indices")),
+        ("model.init_args.model_args.necks.0.indices=[2, 5, 8, 99]", ("necks.0.indices", "99", "12 layers")),
+        ("data.init_args.bands.0.x=3", ("data.init_args.bands.0", "B02")),
         ("data.init_args.bands=[B02, B05]", ("B05", "prithvi_v2")),
         ("model.init_args.model_args.backbone_num_frames=3", ("backbone_num_frames", "3", "1")),
     ],
@@ -105,6 +141,9 @@ def test_a_missing_file_and_an_unknown_name_say_what_there_is(tmp_path: Path) ->
         ("", "mapping"),
         ("trainer: {}\n", "model names no class"),
         ("kind: forest\n", "boosted_pixels"),
+        ("? [a, b]\n: 3\n", "line 1 is a list"),
+        ("kind: boosted_pixels\nseed: abc\n", "seed is 'abc'"),
+        ("kind: boosted_pixels\nseed: null\n", "seed is None"),
     ],
 )
 def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str, words: str) -> None:
@@ -112,6 +151,49 @@ def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str, word
     file.write_text(text)
     with pytest.raises(InputError, match=words):
         read(file)
+
+
+def test_merge_keys_fill_in_what_is_not_said_again(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(
+        "kind: boosted_pixels\n"
+        "features: &few {means: [3], deviations: [3]}\n"
+        "trees: {rounds: 3}\n"
+        "more: &more {<<: *few, means: [5]}\n"
+        "most: {<<: *more, deviations: [7]}\n"
+    )
+    settings = read(file).settings
+    assert settings["more"] == {"means": [5], "deviations": [3]}
+    assert settings["most"] == {"means": [5], "deviations": [7]}
+
+
+@pytest.mark.parametrize("config", ["unet_scratch", "boosted_pixels"])
+def test_a_seed_that_no_generator_takes_is_refused(tiles: TileSet, tmp_path: Path, config: str) -> None:
+    assert "--seed is -1" in refusal(tiles.path, tmp_path / "model", config=config, seed=-1)
+
+
+STOCK = [
+    "model.class_path=terratorch.tasks.SemanticSegmentationTask",
+    "model.init_args={model_factory: SMPModelFactory, class_names: [background, building], ignore_index: 255, "
+    "model_args: {model: Unet, backbone: resnet18, pretrained: false, num_classes: 2, in_channels: 12, bands: [1]}}",
+]
+"""TerraTorch's own task on our tiles."""
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimizer={class_path: torch.optim.AdmW}", ("optimizer", "torch.optim.AdamW")),
+        ("lr_scheduler={class_path: torch.optim.lr_scheduler.StepRL}", ("lr_scheduler", "StepLR")),
+        ("model.init_args.lr=-1", ("lr is -1",)),
+        ("trainer.callbacks.0.init_args.monitor=val/IoU_bilding", ("EarlyStopping", "val/IoU_building")),
+    ],
+)
+def test_terratorchs_own_task_is_checked_as_well(
+    tiles: TileSet, tmp_path: Path, override: str, words: tuple[str, ...]
+) -> None:
+    message = refusal(tiles.path, tmp_path / "model", overrides=[*STOCK, override])
+    assert all(word in message for word in words), message
 
 
 def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
@@ -179,6 +261,26 @@ def test_finetune_reads_every_file_of_the_tiles_once_to_check_it(
     assert sorted(checked) == sorted(tiles.manifest.files)
 
 
+def test_a_draw_of_labels_without_a_building_is_refused(tiles: TileSet, tmp_path: Path) -> None:
+    def empty_all_but_one(directory: Path) -> None:
+        masks = np.load(directory / "train/masks.npy")
+        masks[1:] = 0
+        np.save(directory / "train/masks.npy", masks)
+
+    broken = damaged(tiles, tmp_path / "broken", empty_all_but_one)
+    drawn = [seed for seed in range(20) if 0 not in training_rows(broken.split("train").blocks, 3, seed)]
+    message = refusal(broken.path, tmp_path / "model", max_labels=3, seed=drawn[0])
+    assert "the 3 tiles to learn from hold no building pixel: raise max_labels" in message
+
+
+@pytest.mark.parametrize("config", ["unet_scratch", "boosted_pixels"])
+def test_what_a_later_fold_lacks_is_said_before_the_first_is_trained(tmp_path: Path, config: str) -> None:
+    folds = make_tiles(tmp_path / "folds", folds=2)
+    first, second = (len(fold.split("train")) for fold in folds.folds)
+    assert second < first
+    assert f"has {second} tiles" in refusal(folds.path, tmp_path / "models", config=config, max_labels=first)
+
+
 def test_more_labels_than_there_are_and_a_missing_tile_set_are_refused(tiles: TileSet, tmp_path: Path) -> None:
     assert "100000" in refusal(tiles.path, tmp_path / "model", max_labels=100_000)
     assert "nowhere" in refusal(tmp_path / "nowhere", tmp_path / "model")
@@ -208,6 +310,26 @@ def test_weights_that_can_not_be_had_fail_within_seconds_and_say_what_to_do(
         finetune(config="prithvi_tiny_upernet", tiles=tiles.path, output=tmp_path / "model", overrides=missing)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "repository"),
+    [("tu-resnet18.a1_in1k", "timm/resnet18.a1_in1k"), ("resnet18", "smp-hub/resnet18.imagenet")],
+)
+def test_weights_of_other_houses_are_looked_for_in_the_cache_and_no_file_is_advised_that_they_can_not_take(
+    tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str, repository: str
+) -> None:
+    from casbah.finetune import weights
+
+    asked = {"model": "Unet", "backbone": backbone}  # which SMPModelFactory takes for pretrained
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(WorldError, match=rf"{repository}.*not in the local cache.*pretrained to false") as caught:
+        weights.check(asked, "x.yaml")
+    assert "backbone_ckpt_path" not in str(caught.value)
+    monkeypatch.setattr(weights.HubFile, "cached", True)
+    weights.check(asked, "x.yaml")
+    assert weights.pretraining(asked) == repository
+    assert weights.pretraining(asked | {"pretrained": False}) is None
+
+
 def test_a_datamodule_without_tiles_says_how_to_name_them() -> None:
     with pytest.raises(InputError, match="CASBAH_TILES"):
         _ = casbah.finetune.TileDataModule().tile_set
@@ -220,6 +342,8 @@ def test_a_datamodule_without_tiles_says_how_to_name_them() -> None:
         ("trainer.max_epochs=-1", ("trainer.max_epochs", "-1", "1 or more")),
         ("trainer.max_steps=0", ("max_steps", "epoch")),
         ("trainer.check_val_every_n_epoch=2", ("check_val_every_n_epoch", "2", "every epoch")),
+        ("trainer.limit_val_batches=0", ("trainer.limit_val_batches", "0", "leave it out")),
+        ("trainer.limit_train_batches=0", ("trainer.limit_train_batches", "0", "leave it out")),
     ],
 )
 def test_a_training_without_epochs_or_scores_is_refused(

@@ -119,6 +119,13 @@ def test_an_unobserved_pixel_is_zero_and_teaches_nothing(tiles: TileSet, tmp_pat
     assert (batch["mask"][0, -3:, -3:] != 255).all(), "a pixel that one period observed is learned from"
 
 
+def test_the_class_weight_counts_only_pixels_that_are_learned_from(tiles: TileSet, tmp_path: Path) -> None:
+    module = casbah.finetune.TileDataModule(tiles=str(with_gap(tiles, tmp_path / "gappy").path), augment=False)
+    module.setup("fit")
+    masks = torch.cat([batch["mask"].flatten() for batch in module.train_dataloader()])
+    assert module.building_share == float((masks == 1).sum()) / int((masks != 255).sum())
+
+
 def test_augmentation_is_a_function_of_seed_epoch_and_tile_alone(tiles: TileSet) -> None:
     from casbah.finetune.datamodule import BatchOf
 

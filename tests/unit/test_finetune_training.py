@@ -1,5 +1,6 @@
 """Training balances the classes for real, frees the backbone on time, stops at NaN, and writes what predicts."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,61 @@ def test_a_gradient_that_is_no_number_stops_before_the_step_and_names_epoch_and_
     with pytest.raises(CasbahError, match=r"gradient.* became (inf|nan) in epoch 1, batch 1.*lr"):
         fit(tiles, tmp_path, 3, Poison(), steps)
     assert steps.finite, "no weight was spoiled"
+
+
+def test_terratorchs_own_task_is_stopped_at_nan_as_well(tiles: TileSet, tmp_path: Path) -> None:
+    overrides = [
+        "trainer={max_epochs: 2, num_sanity_val_steps: 0}",
+        "model.class_path=terratorch.tasks.SemanticSegmentationTask",
+        "model.init_args={model_factory: SMPModelFactory, class_names: [background, building], ignore_index: 255, "
+        "plot_on_val: false, lr: 1e30, model_args: {model: Unet, backbone: resnet18, pretrained: false, "
+        "num_classes: 2, in_channels: 12, bands: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]}}",
+        "trainer.callbacks=[{class_path: casbah.finetune.EpochModelCheckpoint, init_args: {monitor: val/mIoU}}]",
+    ]
+    with pytest.raises(CasbahError, match=r"became (inf|nan) in epoch 0, batch \d.*lr"):
+        finetune(config="unet_scratch", tiles=tiles.path, output=tmp_path / "model", overrides=overrides)
+
+
+def test_progress_moves_within_an_epoch_and_names_it(
+    tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from casbah import journal, progress
+
+    monkeypatch.setattr(progress, "JOURNAL_INTERVAL", 0)
+    monkeypatch.setenv(journal.VARIABLE, str(tmp_path / "journal"))
+    overrides = ["trainer.max_epochs=2", "model.init_args.flips_at_test=false"]
+    finetune(config="unet_scratch", tiles=tiles.path, output=tmp_path / "model", overrides=overrides)
+    lines = [json.loads(line) for line in (tmp_path / "journal").read_text().splitlines()]
+    steps = [line for line in lines if line["event"] == "progress" and line["name"].startswith("finetune")]
+    batches = -(-len(tiles.split("train")) // 8)
+    assert [step["done"] for step in steps] == list(range(1, 2 * batches + 1))
+    assert {step["total"] for step in steps} == {2 * batches}
+    assert steps[0]["note"] == "epoch 1 of 2"
+    assert steps[-1]["note"].startswith("epoch 2 of 2, loss")
+
+
+def test_a_logger_of_the_experiment_is_left_out_with_a_word(
+    tiles: TileSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ["trainer.max_epochs=1", "trainer.logger=true", "model.init_args.flips_at_test=false"]
+    finetune(config="unet_scratch", tiles=tiles.path, output=tmp_path / "model", overrides=overrides)
+    assert "trainer.logger is left out; scores go to the MLflow server" in capsys.readouterr().err
+
+
+def test_a_run_that_is_stopped_says_how_to_go_on(
+    tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning ends with SystemExit after SIGTERM and Ctrl-C."""
+    from lightning.pytorch import Trainer
+
+    def stopped(*given: Any, **more: Any) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(Trainer, "fit", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config="unet_scratch", tiles=tiles.path, output=tmp_path / "model")
+    assert "unet_scratch: stopped; no epoch was finished, and --resume goes on" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_prediction_takes_bfloat16_only_where_the_training_did(

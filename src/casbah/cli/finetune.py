@@ -22,7 +22,10 @@ def finetune(
     seed: Annotated[int | None, typer.Option(help="In place of the experiment's seed_everything.")] = None,
     checkpoints: Annotated[
         str | None,
-        typer.Option(help="Directory or s3:// prefix for checkpoints; by default the object store where one is set."),
+        typer.Option(
+            help="Directory or s3:// prefix for checkpoints; by default beside the model, and in the object store of "
+            "AWS_ENDPOINT_URL where that is set."
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting; may be repeated.")

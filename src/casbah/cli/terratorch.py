@@ -1,6 +1,7 @@
 """The `terratorch` command."""
 
 import sys
+from contextlib import nullcontext
 
 import typer
 
@@ -14,14 +15,19 @@ from casbah.cli.root import app
 def terratorch(context: typer.Context) -> None:
     """Run TerraTorch's own command, where torch and torchvision come from different builds too.
 
-    Everything after `terratorch` is TerraTorch's:
+    Everything after `terratorch` is TerraTorch's. An experiment on tiles of Casbah is checked first, as `casbah
+    finetune` does, and a built-in one may be given by its name:
 
-        CASBAH_TILES=build/tiles casbah terratorch fit --config configs/experiments/unet_scratch.yaml
+        CASBAH_TILES=build/tiles casbah terratorch fit --config unet_scratch
     """
     from casbah.models import torchvision_cure
 
     torchvision_cure.apply()
+    from casbah.finetune.terratorch_command import checked, in_a_sentence
+
+    arguments, experiment = checked(context.args)
     from terratorch.__main__ import main
 
-    sys.argv = ["terratorch", *context.args]
-    main()
+    sys.argv = ["terratorch", *arguments]
+    with in_a_sentence(experiment) if experiment else nullcontext():
+        main()

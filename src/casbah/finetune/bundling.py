@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from casbah import scoring
 from casbah.errors import InputError
@@ -22,6 +23,12 @@ def check_split(tiles: TileSet, split: Split) -> None:
     split.check_images()
     if not (split.masks == 1).any():
         raise InputError(f"{where} holds no building pixel, so nothing can be learned or chosen from it: label more")
+
+
+def check_draw(tiles: TileSet, rows: NDArray[np.int64]) -> None:
+    """`InputError` where the training tiles that are learned from hold no building."""
+    if not (tiles.split("train").masks[rows] == 1).any():
+        raise InputError(f"the {len(rows)} tiles to learn from hold no building pixel: raise max_labels")
 
 
 def band_index(tiles: TileSet, wanted: Sequence[str], setting: str) -> list[int]:

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from casbah.errors import CasbahError, InputError
+from casbah.finetune.checkpoints import LAST, written
 from casbah.models import network
-
-LAST = "last.ckpt"
 
 
 def best_name(epoch: int) -> str:
@@ -44,6 +43,24 @@ def _check_finite(what: str, value: Tensor, trainer: Trainer) -> None:
             f"{trainer.fit_loop.batch_idx}: training stopped before the weights were spoiled. Lower "
             "model.init_args.lr, or set model.init_args.mixed_precision to false, and train again"
         )
+
+
+class EachBatch(Callback):
+    """Tells how far a training is, in epochs and their parts.
+
+    Args:
+        told: Called after every batch but the last of an epoch, whose scores tell more.
+    """
+
+    def __init__(self, told: Callable[[float], None]) -> None:
+        self.told = told
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Tell it."""
+        if batch_idx + 1 < trainer.num_training_batches:
+            self.told(trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches)
 
 
 class ReleaseBackbone(Callback):
@@ -93,6 +110,8 @@ class EpochModelCheckpoint(Checkpoint):
         self.finished = False
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
+        self.mlflow_run: str | None = None
+        """The run in MLflow that a resumed training goes on with."""
         self.on_epoch: list[Callable[[dict[str, float]], None]] = []
         """Each is called with the scores of an epoch that ended (progress, MLflow)."""
         self.on_saved: list[Callable[[Path], None]] = []
@@ -168,13 +187,15 @@ class EpochModelCheckpoint(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values alone."""
-        names = ("best_score", "best_epoch", "finished", "history", "seconds")
+        names = ("best_score", "best_epoch", "finished", "history", "seconds", "mlflow_run")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Go on from `state_dict`, in the run in MLflow that was begun for it, if any."""
+        begun = self.mlflow_run
         for name, value in state_dict.items():
             setattr(self, name, value)
+        self.mlflow_run = begun or self.mlflow_run
 
     @property
     def state_key(self) -> str:
@@ -194,11 +215,12 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make a file that then appears at `path`, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Let `write` make a file that then appears at `path`, whole or not at all; `WorldError` where the disk fails."""
     partial = path.with_name(f".{path.name}.partial-{uuid4().hex[:8]}")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -7,17 +7,24 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from safetensors import SafetensorError
+
 import casbah
-from casbah.errors import CasbahError, InputError
+from casbah.errors import CasbahError, InputError, WorldError
 from casbah.finetune.experiment import digest
 from casbah.progress import say
 from casbah.storage import BUCKET, Location, Store
 
 LAST = "last.ckpt"
+
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+"""Variables that name a store. Keys alone name none to mirror to: without an endpoint they are Amazon's, where the
+bucket `casbah` is somebody's."""
 
 TRAINS = tuple(Path(casbah.__file__).parent / room for room in ("finetune", "models"))
 """Folders of the code that decides what is learned."""
@@ -46,6 +53,22 @@ def digest_of_sources(folders: Sequence[Path]) -> str:
     return found.hexdigest()
 
 
+@contextmanager
+def written(directory: Path) -> Iterator[None]:
+    """`WorldError` naming `directory` where what the block writes there finds no room, or may not be written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, SafetensorError) and "os error" not in str(error):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else str(error).partition("I/O error: ")[2]
+        kept = "the last whole epoch is kept: " if (directory / LAST).is_file() else ""
+        raise WorldError(
+            f"checkpoints could not be written to {directory}: {reason or error}; {kept}free some room there, or name "
+            "another --checkpoints, and run with --resume"
+        ) from error
+
+
 class Place:
     """The checkpoints of one run: a local directory, mirrored to `remote` after every epoch where that is set."""
 
@@ -57,6 +80,8 @@ class Place:
         self._worker: threading.Thread | None = None
         self._closing = False
         self._warned = False
+        self._sent: dict[str, tuple[int, int]] = {}
+        self._made: list[Path] = []
 
     @property
     def last(self) -> Path:
@@ -66,8 +91,22 @@ class Place:
         """Make ready to train; True where an unfinished run lies there and is gone on with.
 
         Without `resume` what lies there, locally and in the store, is put away. `WorldError` where the store can't be
-        reached.
+        reached, or the directory can't be made.
         """
+        try:
+            going_on = self._prepare(resume)
+        except WorldError as error:
+            if self.remote is None:
+                raise
+            raise WorldError(
+                f"{error} (`--checkpoints DIRECTORY` keeps the checkpoints on this machine alone)"
+            ) from error
+        self._made = [folder for folder in (self.directory, *self.directory.parents) if not folder.exists()]
+        with written(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+        return going_on
+
+    def _prepare(self, resume: bool) -> bool:
         if self._store is not None and self.remote is not None:
             self._store.ensure_bucket(self.remote.bucket)
         if not resume:
@@ -78,8 +117,9 @@ class Place:
                 )
             self._put_away()
             return False
-        for left in (*self.directory.glob(".snapshot-*"), *self.directory.glob(".*.partial-*")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        with written(self.directory):
+            for left in (*self.directory.glob(".snapshot-*"), *self.directory.glob(".*.partial-*")):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
         if not self.last.is_file():
             self._fetch()
         return self.last.is_file()
@@ -109,12 +149,13 @@ class Place:
             return
         # Files are replaced, never rewritten, so that hard links hold this epoch's.
         snapshot = directory / f".snapshot-{uuid4().hex[:8]}"
-        snapshot.mkdir()
-        for file in (*directory.glob("best-*.safetensors"), directory / LAST):
-            try:
-                os.link(file, snapshot / file.name)
-            except OSError:  # a file system without hard links
-                shutil.copy2(file, snapshot / file.name)
+        with written(directory):
+            snapshot.mkdir()
+            for file in (*directory.glob("best-*.safetensors"), directory / LAST):
+                try:
+                    os.link(file, snapshot / file.name)
+                except OSError:  # a file system without hard links
+                    shutil.copy2(file, snapshot / file.name)
         with self._lock:
             waiting, self._wanted = self._wanted, snapshot
             if self._worker is None:
@@ -136,7 +177,8 @@ class Place:
                 self._upload(snapshot)
             except CasbahError as error:
                 if not self._warned:
-                    say(f"{error}; training goes on, and its checkpoints stay in {self.directory}")
+                    alone = f"its checkpoints lie in {self.directory} alone until it is finished"
+                    say(f"{error}; training goes on, and {alone}")
                 self._warned = True
             finally:
                 shutil.rmtree(snapshot, ignore_errors=True)
@@ -149,8 +191,12 @@ class Place:
         names = sorted((file.name for file in snapshot.iterdir()), key=lambda name: name == LAST)
         present = {found.key.rpartition("/")[2] for found in store.list(remote)}
         for name in names:
-            if name == LAST or name not in present:
+            # An object of this name that another process sent may hold what another machine made of that epoch.
+            status = (snapshot / name).stat()
+            version = (status.st_size, status.st_mtime_ns)
+            if name not in present or self._sent.get(name) != version:
                 store.put(snapshot / name, remote / name)
+                self._sent[name] = version
         for name in present - set(names):
             store.remove(remote / name)
 
@@ -163,19 +209,24 @@ class Place:
             self._worker.join()
         if finished and not self.keep:
             shutil.rmtree(self.directory, ignore_errors=True)
-            if self.directory.parent.is_dir() and not any(self.directory.parent.iterdir()):
-                self.directory.parent.rmdir()
+        # What holds nothing is not left behind: neither the folder of runs that are all finished, nor one of a run that
+        # was refused.
+        for folder in (*self._made, *([] if self.keep else [self.directory.parent])):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def place(checkpoints: str | Path | None, output: Path, key: str) -> Place:
     """Where the run `key` (see `run_key`) keeps its checkpoints.
 
-    By default beside `output`, mirrored to `s3://casbah/checkpoints/<key>/` where the environment names a store;
-    `checkpoints` names another prefix in a store (`s3://…`), or a directory that keeps them after the run as well.
+    By default beside `output`, mirrored to `s3://casbah/checkpoints/<key>/` where the environment names a store (its
+    endpoint and credentials); `checkpoints` names another prefix in a store (`s3://…`), or a directory that keeps them
+    after the run as well.
     """
     beside = output.parent / f".{output.name}.checkpoints" / key[:16]
     if checkpoints is None:
-        remote = Location(BUCKET, f"checkpoints/{key}") if Store.configured() else None
+        named = Store.configured() and any(os.environ.get(variable) for variable in ENDPOINTS)
+        remote = Location(BUCKET, f"checkpoints/{key}") if named else None
         return Place(beside, remote, keep=False)
     if "://" in str(checkpoints):
         return Place(beside, Location.parse(str(checkpoints)) / key, keep=False)

@@ -15,11 +15,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from casbah import bands as sentinel
 from casbah.errors import InputError
 from casbah.finetune.bundling import band_index, check_split
+from casbah.finetune.experiment import check_range, checked_seed
 from casbah.finetune.subset import training_rows
 from casbah.models import network, normalisation
 from casbah.products.tiles import Split, TileSet
 
 IGNORE = 255
+TILES_AT_ONCE = 64
+"""Tiles whose pixels are held while they are counted."""
+
 TILES_VARIABLE = "CASBAH_TILES"
 """Names the TileSet where the experiment does not: an experiment holds no path."""
 
@@ -80,7 +84,7 @@ class TileBatches(Dataset[dict[str, Tensor]]):
     def __getitem__(self, batch: BatchOf) -> dict[str, Tensor]:
         raw = np.take(self.split.images, batch.rows, axis=0)[:, :, self.index]
         masks = np.take(self.split.masks, batch.rows, axis=0)
-        masks[(raw == sentinel.NODATA).all(axis=(1, 2))] = IGNORE
+        masks[_unobserved(raw)] = IGNORE
         cover = np.take(self.split.cover, batch.rows, axis=0) if self.soft else None
         images = np.empty(raw.shape, np.float32)
         if self.augment:
@@ -110,6 +114,12 @@ class TileBatches(Dataset[dict[str, Tensor]]):
         shape = (len(self.split), *images.shape[1:3])
         gain = self._draws(batch.epoch, purpose=2).normal(1, self.jitter, shape).astype(np.float32)[batch.rows]
         images *= gain[..., None, None]
+
+
+def _unobserved(raw: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """Where no period observed a pixel, (n, rows, cols) of (n, periods, bands, rows, cols)."""
+    nothing: NDArray[np.bool_] = (raw == sentinel.NODATA).all(axis=(1, 2))
+    return nothing
 
 
 def _turned(arrays: NDArray[Any], codes: NDArray[np.int64]) -> NDArray[Any]:
@@ -166,11 +176,16 @@ class TileDataModule(LightningDataModule):
         super().__init__()
         if batch_size < 2:
             raise InputError(f"data.init_args.batch_size is {batch_size}; batch normalisation needs 2 or more")
+        check_range("data.init_args.jitter", jitter, least=0, most=1)
+        check_range("data.init_args.num_workers", num_workers, least=0)
+        if seed is not None:
+            checked_seed(seed, "data.init_args.seed")
         self.tiles, self.bands, self.layout, self.normalisation = tiles, bands, layout, normalisation
         self.batch_size, self.augment, self.jitter, self.soft_targets = batch_size, augment, jitter, soft_targets
         self.max_labels, self.num_workers = max_labels, num_workers
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self._opened: TileSet | None = None
+        self._first_epoch = 0
 
     @property
     def tile_set(self) -> TileSet:
@@ -221,10 +236,14 @@ class TileDataModule(LightningDataModule):
 
     @property
     def building_share(self) -> float:
-        """Share of building among the labelled pixels that are learned from."""
-        masks = self.tile_set.split("train").masks[self.train_rows]
-        labelled = masks != IGNORE
-        return float((masks == 1).sum() / max(labelled.sum(), 1))
+        """Share of building among the labelled pixels that are learned from: those that some period observed."""
+        split, building, labelled = self.tile_set.split("train"), 0, 0
+        index = band_index(self.tile_set, self.band_names, "data.init_args.bands")
+        for rows in np.array_split(self.train_rows, -(-len(self.train_rows) // TILES_AT_ONCE)):
+            known = (split.masks[rows] != IGNORE) & ~_unobserved(split.images[rows][:, :, index])
+            labelled += int(known.sum())
+            building += int((split.masks[rows][known] == 1).sum())
+        return building / max(labelled, 1)
 
     def setup(self, stage: str) -> None:
         """Open the split maps that the stage needs; `InputError` where one can't be trained on."""
@@ -234,6 +253,14 @@ class TileDataModule(LightningDataModule):
             split = self.tile_set.split(name)
             check_split(self.tile_set, split)
             setattr(self, f"{name}_dataset", TileBatches(split, index, self.statistics, self))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch that a resumed run begins with."""
+        return {"epoch": self.trainer.current_epoch if self.trainer is not None else 0}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self._first_epoch = int(state_dict["epoch"])
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         return self._loader("train", self.train_rows, self.seed)
@@ -245,8 +272,9 @@ class TileDataModule(LightningDataModule):
         return self._loader("test", np.arange(len(self.tile_set.split("test"))), None)
 
     def _loader(self, name: str, rows: NDArray[np.int64], seed: int | None) -> DataLoader[dict[str, Tensor]]:
-        # Reading ahead begins before Lightning tells a sampler the epoch, which is not the first in a resumed run.
-        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        # Reading ahead begins before Lightning tells a sampler the epoch, and in a resumed run even before Lightning
+        # knows it, since the optimizer's schedule asks for the loader to count its steps.
+        epoch = max(self._first_epoch, self.trainer.current_epoch if self.trainer is not None else 0)
         return DataLoader(
             getattr(self, f"{name}_dataset"),
             sampler=EpochBatches(rows, self.batch_size, seed, epoch),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ TOP_LEVEL = (
 )
 """What TerraTorch's command line takes in a file."""
 
+MOST_SEED = 2**32 - 1
+"""The largest seed that NumPy and Lightning take."""
+
 PLACES = ("tiles", "dirpath", "default_root_dir", "logger")
 """Settings that say where files lie, or who listens: they change no weight, and no digest."""
 
@@ -50,21 +54,25 @@ class Experiment:
 
     @property
     def seed(self) -> int:
-        """What the file says under `seed_everything` (`seed` for trees), else 0."""
-        return int(self.settings.get("seed_everything", self.settings.get("seed", 0)))
+        """What the file says under `seed_everything` (`seed` for trees), else 0; `InputError` where it is none."""
+        key = "seed" if self.is_trees else "seed_everything"
+        return checked_seed(self.settings.get(key, 0), f"{self.source}: {key}")
 
 
 class _Strict(yaml.SafeLoader):
     """SafeLoader that refuses a key given twice, and reads 1e-3 as a number, as TerraTorch does."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise InputError(f"the key {key!r} stands twice (again in line {key_node.start_mark.line + 1})")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Before merge keys (<<) are filled in: what they bring may stand again.
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise InputError(f"a key in line {key.start_mark.line + 1} is a list or a mapping; a name is wanted")
+            if (key.tag, key.value) in seen:
+                raise InputError(f"the key {key.value!r} stands twice (again in line {key.start_mark.line + 1})")
+            seen.add((key.tag, key.value))
+        return node
 
 
 _Strict.add_implicit_resolver(
@@ -74,18 +82,14 @@ _Strict.add_implicit_resolver(
 )
 
 
-def read(config: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+def read(config: str | Path, overrides: Sequence[str] = (), also: Sequence[str] = ()) -> Experiment:
     """Read an experiment from a file, or a built-in one by its name; `overrides` are `dotted.key=value`.
+
+    It may hold the top-level keys in `also` beside those in `TOP_LEVEL`.
 
     `InputError` where there is no such file or name, where it is no YAML mapping, or where a key stands twice.
     """
-    path = Path(config)
-    if not path.is_file():
-        if path.suffix or len(path.parts) > 1:
-            raise InputError(
-                f"{path} does not exist; give the YAML of an experiment, or one of {', '.join(experiments.names())}"
-            )
-        path = experiments.find(str(config))
+    path = located(config)
     settings = _parse(path)
     for override in overrides:
         _override(settings, override)
@@ -94,8 +98,39 @@ def read(config: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         if settings["kind"] != TREES:
             raise InputError(f"{path}: kind is {settings['kind']!r}; {TREES} is the only kind beside networks")
     else:
-        _check_sections(settings, str(path))
+        _check_sections(settings, str(path), (*TOP_LEVEL, *also))
+    _ = experiment.seed
     return experiment
+
+
+def located(config: str | Path) -> Path:
+    """The YAML of an experiment, given by its path or a built-in name; `InputError` where there is none."""
+    path = Path(config)
+    if path.is_file():
+        return path
+    if path.suffix or len(path.parts) > 1:
+        raise InputError(
+            f"{path} does not exist; give the YAML of an experiment, or one of {', '.join(experiments.names())}"
+        )
+    return experiments.find(str(config))
+
+
+def checked_seed(seed: Any, what: str) -> int:
+    """The seed that `what` names; `InputError` where it is no whole number that every generator takes."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MOST_SEED:
+        raise InputError(f"{what} is {seed!r}; a whole number from 0 to {MOST_SEED} is wanted")
+    return seed
+
+
+def check_range(
+    what: str, value: float | None, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf
+) -> None:
+    """`InputError` where a number that a setting gives is not finite, or out of its range; None passes."""
+    if value is None or (math.isfinite(value) and least <= value <= most and value > above):
+        return
+    lower = f"above {above:g}" if math.isfinite(above) else f"from {least:g} on"
+    wanted = lower if math.isinf(most) else f"from {least:g} to {most:g}"
+    raise InputError(f"{what} is {value:g}; a finite number {wanted} is wanted")
 
 
 def digest(value: Any) -> str:
@@ -136,28 +171,28 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def _override(settings: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
         raise InputError(
             f"override {override!r} is not understood; dotted.key=value is wanted, as trainer.max_epochs=3"
         )
-    *parents, last = key.split(".")
-    place: Any = settings
-    for part in parents:
-        if isinstance(place, list):
-            place = place[_position(place, part, override)]
-        else:
-            if not isinstance(place.get(part), dict | list):
-                place[part] = {}
-            place = place[part]
     try:
         value = yaml.load(text, _Strict)  # noqa: S506 - a SafeLoader
+    except InputError as error:
+        raise InputError(f"override {override!r}: {error}") from None
     except yaml.YAMLError:
         raise InputError(f"the value in the override {override!r} is not YAML") from None
-    if isinstance(place, list):
-        place[_position(place, last, override)] = value
-    else:
-        place[last] = value
+    *parents, last = dotted.split(".")
+    place: Any = settings
+    for number, part in enumerate(parents, 1):
+        key: Any = _position(place, part, override) if isinstance(place, list) else part
+        if isinstance(place, dict) and place.get(key) is None:
+            place[key] = {}
+        place = place[key]
+        if not isinstance(place, dict | list):
+            found = ".".join(parents[:number])
+            raise InputError(f"override {override!r}: {found} is {place!r}, which has nothing below it to set")
+    place[_position(place, last, override) if isinstance(place, list) else last] = value
 
 
 def _position(items: list[Any], part: str, override: str) -> int:
@@ -166,10 +201,10 @@ def _position(items: list[Any], part: str, override: str) -> int:
     return int(part)
 
 
-def _check_sections(settings: Mapping[str, Any], where: str) -> None:
+def _check_sections(settings: Mapping[str, Any], where: str, top_level: Sequence[str]) -> None:
     for key in settings:
-        if key not in TOP_LEVEL:
-            raise unknown("the key", str(key), (*TOP_LEVEL, "kind"), where)
+        if key not in top_level:
+            raise unknown("the key", str(key), (*top_level, "kind"), where)
     for key in ("model", "data"):
         section = settings.get(key)
         if not isinstance(section, dict) or not isinstance(section.get("class_path"), str):
@@ -179,6 +214,3 @@ def _check_sections(settings: Mapping[str, Any], where: str) -> None:
                 raise unknown(f"the key {key}.", str(inner), ("class_path", "init_args"), where)
         if not isinstance(section.get("init_args", {}), dict):
             raise InputError(f"{where}: {key}.init_args is no mapping of names to values")
-    seed = settings.get("seed_everything", 0)
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise InputError(f"{where}: seed_everything is {seed!r}; a whole number of 0 or more is wanted")

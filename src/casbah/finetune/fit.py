@@ -4,31 +4,44 @@ import contextlib
 import copy
 import io
 import pickle
-import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from terratorch.tasks import SemanticSegmentationTask
 
 from casbah.errors import CasbahError, InputError
 from casbah.finetune import bundling, names, weights
-from casbah.finetune.callbacks import EpochModelCheckpoint, best_name
-from casbah.finetune.checkpoints import Place, place, run_key
+from casbah.finetune.callbacks import EachBatch, EpochModelCheckpoint, best_name
+from casbah.finetune.checkpoints import Place, place, run_key, written
+from casbah.finetune.complaint import gist, ours
 from casbah.finetune.datamodule import TileDataModule
-from casbah.finetune.experiment import Experiment, digest, without_places
+from casbah.finetune.experiment import Experiment, digest, unknown, without_places
 from casbah.finetune.task import BuildingSegmentationTask, complete
 from casbah.finetune.tracking import Tracker, write_history
 from casbah.models import network
+from casbah.products.manifest import sha256_of
 from casbah.products.model import ModelBundle, Training
 from casbah.products.tiles import TileSet
-from casbah.progress import say, task
+from casbah.progress import Task, say, task
+
+LIGHTNINGS_EPOCHS = 1000
+"""What its Trainer does where the experiment says nothing of max_epochs."""
+
+
+def check(*, experiment: Experiment, tiles: TileSet, seed: int, max_labels: int | None) -> None:
+    """What `train` refuses before it trains: `InputError`, or `WorldError` where pretrained weights can't be had."""
+    with network.quiet():
+        _Run(experiment, tiles, seed, max_labels)
 
 
 def train(
@@ -45,6 +58,11 @@ def train(
     """Train, choose the threshold on validation, and write the bundle; see `casbah.finetune.finetune`."""
     with network.quiet():
         run = _Run(experiment, tiles, seed, max_labels)
+    if (experiment.settings.get("trainer") or {}).get("logger"):
+        say(
+            f"{name}: the experiment's trainer.logger is left out; scores go to the MLflow server that "
+            "MLFLOW_TRACKING_URI names, and into the model"
+        )
     kept = bundling.finished(output, run.digest, tiles) if resume else None
     if kept is not None:
         say(f"{name}: {output} was trained before, and is kept")
@@ -73,12 +91,14 @@ class _Run:
         self.data: TileDataModule = cli.datamodule
         self.data.take(tiles)
         _check_epochs(cli.trainer, experiment.source)
+        _check_monitors(cli.trainer, cli.model, experiment.source)
         for split in ("train", "val"):
             bundling.check_split(tiles, tiles.split(split))
         if len(self.data.train_rows) < 2:
             raise InputError(
                 f"{tiles.path} gives {len(self.data.train_rows)} tile to learn from; batch normalisation needs 2"
             )
+        bundling.check_draw(tiles, self.data.train_rows)
         self.checkpoint = next(c for c in self.trainer.callbacks if isinstance(c, EpochModelCheckpoint))
         resolved = {key: value for key, value in without_places(cli.config.as_dict()).items() if value is not None}
         resolved["trainer"] = {key: value for key, value in resolved["trainer"].items() if value is not None}
@@ -86,13 +106,24 @@ class _Run:
         arguments["model_args"] = self.model_args = self._model_args(arguments)
         resolved["data"]["init_args"]["seed"] = self.data.seed
         self.config: dict[str, Any] = _plain(resolved)
-        self.digest = digest(self.config)
+        self.digest = digest(_by_content(self.config))
 
     def _model_args(self, arguments: dict[str, Any]) -> dict[str, Any]:
         given = dict(arguments["model_args"] or {})
         if isinstance(self.task, BuildingSegmentationTask):
             return complete(arguments["model_factory"], given | {"num_classes": 2}, self.data)
         return given
+
+
+def _by_content(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the sha256 of the pretrained weights in the place of the file that holds them."""
+    model_args = config["model"]["init_args"]["model_args"]
+    file = model_args.get("backbone_ckpt_path")
+    if file is None:
+        return config
+    found = copy.deepcopy(config)
+    found["model"]["init_args"]["model_args"] = model_args | {"backbone_ckpt_path": sha256_of(Path(file))}
+    return found
 
 
 def _check_epochs(trainer: Any, where: str) -> None:
@@ -106,17 +137,46 @@ def _check_epochs(trainer: Any, where: str) -> None:
             f"{where}: trainer.check_val_every_n_epoch is {trainer.check_val_every_n_epoch}; leave it at 1, since the "
             "best epoch is chosen by the validation score that every epoch ends with"
         )
+    for name in ("limit_train_batches", "limit_val_batches"):
+        if getattr(trainer, name) == 0:
+            raise InputError(
+                f"{where}: trainer.{name} is 0, which leaves nothing to train or to choose by; leave it out"
+            )
+
+
+def _check_monitors(trainer: Any, model: Any, where: str) -> None:
+    """`InputError` with the nearest scores where a callback waits for one that the task does not log."""
+    logged = _logged(model)
+    for callback in trainer.callbacks:
+        if logged is None or not isinstance(callback, EarlyStopping | EpochModelCheckpoint | ModelCheckpoint):
+            continue
+        if callback.monitor is not None and callback.monitor not in logged:
+            raise unknown(f"the monitor of {type(callback).__name__}", callback.monitor, logged, where)
+
+
+def _logged(model: Any) -> set[str] | None:
+    """Scores that a task logs after an epoch; None where it is one that may log others."""
+    if type(model) is BuildingSegmentationTask or (
+        type(model) is SemanticSegmentationTask and isinstance(model.hparams["loss"], str)
+    ):
+        sets = (model.train_metrics, model.val_metrics)
+        return {name for metrics in sets for name in (*metrics.clone().compute(), f"{metrics.prefix}loss")}
+    return None
 
 
 def _settings(experiment: Experiment, tiles: TileSet, seed: int, max_labels: int | None) -> dict[str, Any]:
     """What TerraTorch's parser gets: the experiment with these tiles, and without output of its own."""
     settings = copy.deepcopy(experiment.settings)
     settings["seed_everything"] = seed
-    trainer = settings.setdefault("trainer", {})
+    trainer = settings["trainer"] = settings.get("trainer") or {}
     trainer |= {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    listed = trainer.setdefault("callbacks", [])
-    if not any("EpochModelCheckpoint" in str(entry) for entry in listed):
-        listed.append({"class_path": "casbah.finetune.EpochModelCheckpoint"})
+    listed = trainer["callbacks"] = trainer.get("callbacks") or []
+    needed = ["EpochModelCheckpoint"]
+    if "BuildingSegmentationTask" not in settings["model"]["class_path"]:  # which brings its own
+        needed.append("StopOnNaN")
+    for name in needed:
+        if not any(name in str(entry) for entry in listed):
+            listed.append({"class_path": f"casbah.finetune.{name}"})
     data = settings["data"].setdefault("init_args", {})
     data["tiles"] = str(tiles.path)
     if max_labels is not None:
@@ -137,18 +197,13 @@ def _parse(settings: dict[str, Any], where: str) -> Any:
     except CasbahError:
         raise
     except SystemExit:
-        raise InputError(f"{where} is refused by TerraTorch's parser: {_gist(words.getvalue())}") from None
+        raise InputError(f"{where} is refused by TerraTorch's parser: {gist(words.getvalue())}") from None
     except Exception as error:
-        raise InputError(f"{where} can't be set up: {_gist(str(error)) or type(error).__name__}") from error
+        if (refused := ours(error)) is not None:
+            raise refused from None
+        raise InputError(f"{where} can't be set up: {gist(str(error)) or type(error).__name__}") from error
     finally:
         sys.argv = argv
-
-
-def _gist(text: str) -> str:
-    """The telling part of a complaint of jsonargparse, in one line."""
-    after = text.rpartition("error: ")[2]
-    line = re.sub(r"\s+", " ", after).strip(" .")
-    return line if len(line) <= 300 else line[:297] + "..."
 
 
 def _fit(run: _Run, spot: Place, resume: bool, name: str) -> EpochModelCheckpoint:
@@ -160,44 +215,81 @@ def _fit(run: _Run, spot: Place, resume: bool, name: str) -> EpochModelCheckpoin
         say(f"{name}: {len(checkpoint.history)} epochs were done before, the last of them kept in {spot.last}")
         if checkpoint.finished:
             return checkpoint
-    tracker = Tracker(name, _described(run))
-    status = "FAILED"
-    total = run.trainer.max_epochs or 1
+    tracker = Tracker(name, _described(run), resumed=going_on, earlier=checkpoint.mlflow_run)
+    checkpoint.mlflow_run = tracker.run or checkpoint.mlflow_run
+    status, teller = "FAILED", _Teller(run)
     try:
-        with task(f"finetune {name}", max(total, 1), done=len(checkpoint.history)) as progress:
-
-            def told(scores: dict[str, float]) -> None:
-                done = int(scores["epoch"]) + 1
-                note = f"loss {scores.get('train/loss', float('nan')):.3f}, IoU {scores[checkpoint.monitor]:.3f}"
-                progress.advance(done - progress.done, note)
-                tracker.log(scores, int(scores["epoch"]))
-                write_history(spot.directory / "metrics.csv", checkpoint.history)
-
-            checkpoint.on_epoch.append(told)
-            checkpoint.on_saved.append(spot.mirror)
-            with _errors(), network.quiet():
+        with task(f"finetune {name}", teller.total, done=teller.reached(len(checkpoint.history))) as progress:
+            teller.progress = progress
+            checkpoint.on_epoch += [teller.epoch, lambda scores: _write_history(spot.directory, checkpoint)]
+            checkpoint.on_saved += [spot.mirror, lambda directory: tracker.follow(checkpoint.history)]
+            run.trainer.callbacks.append(EachBatch(teller.part))
+            with _errors(run.experiment.source), network.quiet():
                 run.trainer.fit(
                     run.task, datamodule=run.data, ckpt_path=str(spot.last) if going_on else None, weights_only=True
                 )
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
+        kept = f"the last whole epoch is kept in {spot.last}" if spot.last.is_file() else "no epoch was finished"
+        say(f"{name}: stopped; {kept}, and --resume goes on from there")
         raise
     finally:
         tracker.finish(status)
     return checkpoint
 
 
+def _write_history(directory: Path, checkpoint: EpochModelCheckpoint) -> None:
+    with written(directory):
+        write_history(directory / "metrics.csv", checkpoint.history)
+
+
+class _Teller:
+    """Shows the person who waits how far a training is, batch by batch."""
+
+    progress: Task
+
+    def __init__(self, run: _Run) -> None:
+        self.batches = -(-len(run.data.train_rows) // run.data.batch_size)
+        self.epochs = run.trainer.max_epochs or LIGHTNINGS_EPOCHS
+        self.total = self.reached(self.epochs)
+        self.monitor, self.scores = run.checkpoint.monitor, ""
+
+    def reached(self, epochs: float) -> int:
+        """Batches in so many epochs."""
+        return round(epochs * self.batches)
+
+    def part(self, epochs: float) -> None:
+        """So many epochs are done, the last in part."""
+        self._advance(epochs, int(epochs) + 1)
+
+    def epoch(self, scores: Mapping[str, float]) -> None:
+        """An epoch ended."""
+        done = int(scores["epoch"]) + 1
+        self.scores = f", loss {scores.get('train/loss', float('nan')):.3f}, IoU {scores[self.monitor]:.3f}"
+        self._advance(done, done)
+
+    def _advance(self, epochs: float, number: int) -> None:
+        note = f"epoch {number} of {self.epochs}{self.scores}"
+        self.progress.advance(self.reached(epochs) - self.progress.done, note)
+
+
 @contextmanager
-def _errors() -> Iterator[None]:
+def _errors(where: str) -> Iterator[None]:
     try:
         yield
     except SystemExit:
         raise KeyboardInterrupt from None  # how Lightning ends after Ctrl-C
+    except MisconfigurationException as error:
+        raise InputError(f"{where} can't be trained: {gist(str(error))}") from None
     except torch.OutOfMemoryError:
         raise CasbahError(
             "the device ran out of memory: lower data.init_args.batch_size (--set data.init_args.batch_size=4)"
         ) from None
+    except RuntimeError as error:
+        if "conditioned on metric" not in str(error):  # EarlyStopping's, of a task that logs what nobody can foresee
+            raise
+        raise InputError(f"{where} can't be trained: {gist(str(error))}") from None
 
 
 def _state(spot: Place) -> dict[str, Any]:

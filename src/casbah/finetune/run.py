@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from casbah.errors import InputError
-from casbah.finetune.experiment import Experiment, read
+from casbah.finetune.experiment import Experiment, checked_seed, read
 from casbah.models import torchvision_cure
 from casbah.products.manifest import check_target, read_kind
 from casbah.products.model import ModelBundle
@@ -37,7 +37,8 @@ def finetune(
             whatever code trained them.
         seed: In place of the experiment's `seed_everything`.
         checkpoints: A directory or an `s3://` prefix for checkpoints while training. By default they lie beside
-            `output` and, where the environment names an object store, in `s3://casbah/checkpoints/<digest>/`.
+            `output` and, where the environment names an object store (AWS_ENDPOINT_URL and credentials), in
+            `s3://casbah/checkpoints/<digest>/`.
             Trees keep none, and refuse it.
         overrides: `dotted.key=value` settings that replace those of the experiment.
 
@@ -50,7 +51,7 @@ def finetune(
         CasbahError: The loss became NaN, or the device ran out of memory.
     """
     experiment = read(config, overrides)
-    wanted = experiment.seed if seed is None else seed
+    wanted = experiment.seed if seed is None else checked_seed(seed, "--seed")
     if experiment.is_trees and checkpoints is not None:
         raise InputError(
             f"{experiment.name} grows trees, which keep no checkpoints, since they are soon grown again: leave out "
@@ -66,11 +67,26 @@ def finetune(
     parts = {f"fold_{number}": fold for number, fold in enumerate(folds.folds)} | {"refit": folds.refit}
     for part in parts:
         check_target(output / part, ModelBundle.schema)
+    for fold in parts.values():  # before hours are spent on the first
+        _check(experiment, fold, wanted, max_labels)
     for part, fold in parts.items():
         say(f"{experiment.name} on {part}, {list(parts).index(part) + 1} of {len(parts)}")
         name = f"{experiment.name}/{part}"
         bundle = _train(experiment, fold, output / part, wanted, max_labels, resume, checkpoints, name)
     return bundle
+
+
+def _check(experiment: Experiment, tiles: TileSet, seed: int, max_labels: int | None) -> None:
+    """Refuse what the training of `tiles` would refuse."""
+    if experiment.is_trees:
+        from casbah.finetune import trees
+
+        trees.check(settings=experiment.settings, tiles=tiles, seed=seed, max_labels=max_labels, name=experiment.name)
+        return
+    torchvision_cure.apply()
+    from casbah.finetune import fit
+
+    fit.check(experiment=experiment, tiles=tiles, seed=seed, max_labels=max_labels)
 
 
 def _train(

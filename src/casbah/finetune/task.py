@@ -12,6 +12,7 @@ from torchmetrics import Metric
 
 from casbah.errors import InputError
 from casbah.finetune.callbacks import StopOnNaN
+from casbah.finetune.experiment import check_range
 from casbah.finetune.loss import BuildingLoss
 from casbah.models import network, normalisation
 
@@ -97,6 +98,12 @@ class BuildingSegmentationTask(SemanticSegmentationTask):
     ) -> None:
         if upsample < 1:
             raise InputError(f"model.init_args.upsample is {upsample}; a whole number of 1 or more is wanted")
+        check_range("model.init_args.lr", lr, above=0)
+        check_range("model.init_args.warmup", warmup, least=0, most=1)
+        for name, value in (("backbone_lr", backbone_lr), ("weight_decay", weight_decay), ("tversky", tversky)):
+            check_range(f"model.init_args.{name}", value, least=0)
+        for name, value in (("false_positive", false_positive), ("false_negative", false_negative)):
+            check_range(f"model.init_args.{name}", value, least=0)
         super().__init__(
             model_args=dict(model_args) | {"num_classes": 2},
             model_factory=model_factory,

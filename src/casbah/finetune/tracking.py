@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from casbah.progress import say
 
@@ -32,14 +33,18 @@ class Tracker:
     """Logs to the server that MLFLOW_TRACKING_URI names; says so once and goes on where it fails.
 
     A run that MLFLOW_RUN_ID names (Kubeflow's, say) is reused and left open; its metrics carry `name`, since several
-    trainings may share it.
+    trainings may share it. Otherwise a training that was `resumed` goes on in the run `earlier`, where that is still
+    there, so that one training is one run.
     """
 
-    def __init__(self, name: str, parameters: Mapping[str, Any]) -> None:
+    def __init__(
+        self, name: str, parameters: Mapping[str, Any], *, resumed: bool = False, earlier: str | None = None
+    ) -> None:
         self._client: Any = None
         self._run: str | None = None
         self._own = False
         self._name = name
+        self._resumed, self._earlier, self._logged = resumed, earlier, -1
         if os.environ.get("MLFLOW_TRACKING_URI"):
             self._guard(lambda: self._start(parameters))
 
@@ -53,11 +58,45 @@ class Tracker:
         client = MlflowClient(tracking_uri=os.environ["MLFLOW_TRACKING_URI"])
         run = os.environ.get("MLFLOW_RUN_ID")
         if not run:
-            run = client.create_run(_experiment(client), run_name=self._name).info.run_id
+            run = self._reopened(client) or client.create_run(_experiment(client), run_name=self._name).info.run_id
             self._own = True
         self._client, self._run = client, run
-        prefix = "" if self._own else f"{self._name}/"
-        client.log_batch(run, params=[Param(f"{prefix}{key}", str(value)[:500]) for key, value in parameters.items()])
+        if self._resumed:
+            self._logged = max((row.step for row in client.get_metric_history(run, self._key("epoch"))), default=-1)
+        client.log_batch(run, params=[Param(self._key(key), str(value)[:500]) for key, value in parameters.items()])
+
+    def _reopened(self, client: Any) -> str | None:
+        """The earlier run, running again; None where it is gone."""
+        from mlflow.exceptions import MlflowException
+        from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+        if self._earlier is None:
+            return None
+        try:
+            found = client.get_run(self._earlier)
+        except MlflowException as error:
+            if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+                return None
+            raise
+        if found.info.lifecycle_stage != "active":
+            return None
+        client.update_run(self._earlier, status="RUNNING")
+        return self._earlier
+
+    def _key(self, name: str) -> str:
+        return name if self._own else f"{self._name}/{name}"
+
+    @property
+    def run(self) -> str | None:
+        """Id of the run that is this training's own; None where there is none, or MLFLOW_RUN_ID names it."""
+        return self._run if self._own else None
+
+    def follow(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Log the epochs of `history` that MLflow has not got yet, each with its number under `epoch`."""
+        fresh = [(int(row["epoch"]), row) for row in history if row["epoch"] > self._logged]
+        if fresh:
+            self.log_history(fresh)
+            self._logged = fresh[-1][0]
 
     def log(self, scores: Mapping[str, float], step: int) -> None:
         """The scores of an epoch."""
@@ -69,8 +108,8 @@ class Tracker:
             return
         from mlflow.entities import Metric
 
-        now, prefix = int(time.time() * 1000), "" if self._own else f"{self._name}/"
-        metrics = [Metric(f"{prefix}{key}", value, now, step) for step, row in history for key, value in row.items()]
+        now = int(time.time() * 1000)
+        metrics = [Metric(self._key(key), value, now, step) for step, row in history for key, value in row.items()]
 
         def send() -> None:
             for first in range(0, len(metrics), METRICS_AT_ONCE):
@@ -88,10 +127,16 @@ class Tracker:
             act()
         except Exception as error:  # noqa: BLE001 - its client raises whatever its transports do; training goes on
             say(
-                f"MLflow at {os.environ['MLFLOW_TRACKING_URI']} failed ({type(error).__name__}); training goes on "
-                "without it, and the history is in the bundle all the same"
+                f"MLflow at {_without_user(os.environ['MLFLOW_TRACKING_URI'])} failed ({type(error).__name__}); "
+                "training goes on without it, and the history is in the bundle all the same"
             )
             self._client = None
+
+
+def _without_user(uri: str) -> str:
+    """An address as it may be shown: without the name and password that it may hold."""
+    user, at, _ = urlsplit(uri).netloc.rpartition("@")
+    return uri.replace(f"{user}{at}", "", 1)
 
 
 def _experiment(client: Any) -> str:

@@ -229,6 +229,13 @@ def train(
     return ModelBundle.open(output)
 
 
+def check(*, settings: Mapping[str, Any], tiles: TileSet, seed: int, max_labels: int | None, name: str) -> None:
+    """`InputError` where `train` would refuse the settings or the tiles."""
+    run = _Run(name, settings, tiles, seed, max_labels)
+    if run.settings.context:
+        run.shares()
+
+
 class _Run:
     """An experiment made ready for one TileSet: settings and tiles checked, and the configuration resolved."""
 
@@ -243,8 +250,7 @@ class _Run:
         split = tiles.split("train")
         self.rows = training_rows(split.blocks, max_labels, seed)
         self.blocks = {split.blocks[row] for row in self.rows}
-        if not (split.masks[self.rows] == 1).any():
-            raise InputError(f"the {len(self.rows)} tiles to learn from hold no building pixel: raise max_labels")
+        bundling.check_draw(tiles, self.rows)
         resolved = self.settings.model_copy(update={"seed": seed, "bands": self.bands})
         self.val_rows = np.arange(len(tiles.split("val")))
         self.config: dict[str, Any] = resolved.model_dump(mode="json") | {"max_labels": max_labels}

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from scipy.special import expit
 
 from casbah.errors import InputError
@@ -210,7 +210,7 @@ class Stages:
         arrays: dict[str, NDArray[Any]] = {}
         for place, forest in self._places():
             arrays |= {f"{place}/{name}": np.ascontiguousarray(getattr(forest, name)) for name in ARRAYS}
-        save_file(arrays, path)
+        path.write_bytes(save(arrays))  # an OSError where the disk is full, which save_file does not raise
 
     def _places(self) -> Iterator[tuple[str, Forest]]:
         yield "final", self.final

@@ -95,6 +95,8 @@ def encoder_of(model: nn.Module) -> nn.Module:
 def untrained(model_args: Mapping[str, Any]) -> dict[str, Any]:
     """The same arguments without pretrained weights: what a bundle is rebuilt from, since it holds its own."""
     wanted = dict(model_args)
+    if "model" in wanted:
+        wanted.setdefault("pretrained", False)  # which SMPModelFactory takes for true
     for key in ("pretrained", "backbone_pretrained"):
         if key in wanted:
             wanted[key] = False
