@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from casbah.addresses import shown
 from casbah.progress import say
 
 EXPERIMENT = "casbah"
@@ -127,16 +127,10 @@ class Tracker:
             act()
         except Exception as error:  # noqa: BLE001 - its client raises whatever its transports do; training goes on
             say(
-                f"MLflow at {_without_user(os.environ['MLFLOW_TRACKING_URI'])} failed ({type(error).__name__}); "
+                f"MLflow at {shown(os.environ['MLFLOW_TRACKING_URI'])} failed ({type(error).__name__}); "
                 "training goes on without it, and the history is in the bundle all the same"
             )
             self._client = None
-
-
-def _without_user(uri: str) -> str:
-    """An address as it may be shown: without the name and password that it may hold."""
-    user, at, _ = urlsplit(uri).netloc.rpartition("@")
-    return uri.replace(f"{user}{at}", "", 1)
 
 
 def _experiment(client: Any) -> str:
