@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,9 +33,29 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> "Town":
     return make(tmp_path_factory.mktemp("sample") / "town", size=(1.32, 1.32), seed=0)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _environment_of_its_own() -> Iterator[None]:
+    """No file of tests sees a variable that an earlier one in the same process left behind."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(autouse=True)
 def _no_surprises(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads the caller's object store or tracking server by accident."""
     for name in list(os.environ):
-        if name.startswith(("AWS_ACCESS", "AWS_SECRET", "AWS_ENDPOINT", "MLFLOW_", "CASBAH_TILES")):
+        if name.startswith(
+            (
+                "AWS_ACCESS",
+                "AWS_SECRET",
+                "AWS_ENDPOINT",
+                "AWS_SESSION",
+                "AWS_REQUEST",
+                "AWS_PROFILE",
+                "MLFLOW_",
+                "CASBAH_TILES",
+            )
+        ):
             monkeypatch.delenv(name)

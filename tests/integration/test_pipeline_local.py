@@ -174,7 +174,15 @@ def test_a_demo_that_is_ended_or_whose_terminal_is_closed_stops_all_that_it_star
         "1.2",
     ]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MLFLOW_"))}
-    stopped = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean)
+    # Whoever runs the tests may ignore SIGHUP (nohup), which a child would inherit.
+    stopped = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=clean,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 90
     while not list(directory.glob("pipeline/runs/*/journal.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.2)

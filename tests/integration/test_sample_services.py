@@ -159,7 +159,7 @@ def test_the_command_makes_serves_and_stops(tmp_path: Path) -> None:
             address = run.stdout.readline().strip()
             assert len(list(pystac_client.Client.open(address).search().items())) == 12
             run.send_signal(signal.SIGINT)
-            assert run.wait(timeout=20) == 130
+            assert run.wait(timeout=60) == 130
         finally:
             run.kill()
 
