@@ -1,4 +1,4 @@
-"""Bundles without a trained model inside, and a predictor that stands in for one at `casbah.models.load` alone."""
+"""Bundles without a trained model inside, and predictors that stand in for one at `casbah.models.load` alone."""
 
 import json
 from collections.abc import Sequence
@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from casbah.evaluate import evaluate
+from casbah.models import check_images
+from casbah.products.evaluation import Evaluation
 from casbah.products.model import ModelBundle, Training
 from casbah.products.tiles import TileSet
+from casbah.register import Registration, register
 
 
 def make_bundle(path: Path, tiles: TileSet, *, experiment: str = "bright pixels", **fields: Any) -> ModelBundle:
@@ -53,6 +57,17 @@ class BrightPixels:
         return (1 / (1 + np.exp(-self.sharpness * (bright - 2150) / 80))).astype(np.float32)
 
 
+class Blurred(BrightPixels):
+    """Sees the image through noise that grows as the experiment's name says."""
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        check_images(self.training, images)
+        noise = {"good": 0.0, "fair": 150.0, "poor": 700.0}[self.training.experiment]
+        rng = np.random.default_rng(len(images))
+        bright = images[:, 0].mean(axis=1, dtype=np.float32) + rng.normal(0, noise, (len(images), *images.shape[-2:]))
+        return (1 / (1 + np.exp(-(bright - 2150) / 80))).astype(np.float32)
+
+
 def use_predictor(monkeypatch: pytest.MonkeyPatch, make: Any = BrightPixels) -> None:
     """Let every bundle be predicted by `make(training)`."""
     monkeypatch.setattr("casbah.models.load", lambda bundle: make(bundle.training))
@@ -73,3 +88,11 @@ def predicting(value: np.ndarray | float) -> Any:
 
 def experiments(bundles: Sequence[ModelBundle]) -> list[str]:
     return [bundle.training.experiment for bundle in bundles]
+
+
+def submit(where: Path, tiles: TileSet, experiment: str, name: str) -> tuple[ModelBundle, Evaluation, Registration]:
+    """A bundle of `experiment` below `where`, evaluated on test and registered as `name`."""
+    model = make_bundle(where / experiment, tiles, experiment=experiment)
+    evaluation = evaluate(model=model.path, tiles=tiles.path, output=where / f"{experiment}-test", resamples=100)
+    done = register(model=model.path, evaluation=evaluation.path, tiles=tiles.path, name=name)
+    return model, evaluation, done

@@ -5,19 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 import pytest
 from builders import make_tiles
-from scored_models import BrightPixels, make_bundle, use_predictor
+from scored_models import Blurred, make_bundle, submit, use_predictor
 
 from casbah.errors import InputError, WorldError
 from casbah.evaluate import evaluate
 from casbah.grid import Grid
-from casbah.models import check_images
-from casbah.products.evaluation import Evaluation
-from casbah.products.model import ModelBundle
 from casbah.products.tiles import TileSet
-from casbah.register import Registration, register, rollback
+from casbah.register import register, rollback
 
 pytestmark = pytest.mark.integration
 
@@ -55,24 +51,6 @@ def name(request: pytest.FixtureRequest) -> str:
 def blank(directory: Path, *_: Any) -> None:
     for file in ("report.html", "report.md"):
         (directory / file).write_text("")
-
-
-class Blurred(BrightPixels):
-    """Sees the image through noise that grows as the experiment's name says."""
-
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        check_images(self.training, images)
-        noise = {"good": 0.0, "fair": 150.0, "poor": 700.0}[self.training.experiment]
-        rng = np.random.default_rng(len(images))
-        bright = images[:, 0].mean(axis=1, dtype=np.float32) + rng.normal(0, noise, (len(images), *images.shape[-2:]))
-        return (1 / (1 + np.exp(-(bright - 2150) / 80))).astype(np.float32)
-
-
-def submit(where: Path, tiles: TileSet, experiment: str, name: str) -> tuple[ModelBundle, Evaluation, Registration]:
-    model = make_bundle(where / experiment, tiles, experiment=experiment)
-    evaluation = evaluate(model=model.path, tiles=tiles.path, output=where / f"{experiment}-test", resamples=100)
-    done = register(model=model.path, evaluation=evaluation.path, tiles=tiles.path, name=name)
-    return model, evaluation, done
 
 
 def test_a_challenger_of_other_inputs_is_a_whole_version_and_is_decided_on_once_the_champion_can_be_scored(

@@ -6,21 +6,17 @@ from pathlib import Path
 
 import boto3
 import mlflow
-import numpy as np
 import pytest
 from builders import make_tiles
 from mlflow.store.artifact.s3_artifact_repo import _cached_get_s3_client
-from scored_models import BrightPixels, make_bundle, use_predictor
+from scored_models import Blurred, make_bundle, submit, use_predictor
 
 from casbah import stack
 from casbah.errors import InputError, WorldError
 from casbah.evaluate import evaluate
 from casbah.grid import Grid
-from casbah.models import check_images
-from casbah.products.evaluation import Evaluation
-from casbah.products.model import ModelBundle
 from casbah.products.tiles import TileSet
-from casbah.register import Registration, register, rollback
+from casbah.register import register, rollback
 
 pytestmark = pytest.mark.integration
 
@@ -45,24 +41,6 @@ def served(running: stack.Stack, monkeypatch: pytest.MonkeyPatch) -> stack.Stack
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory: pytest.TempPathFactory) -> TileSet:
     return make_tiles(tmp_path_factory.mktemp("tiles") / "tiles", grid=GRID)
-
-
-class Blurred(BrightPixels):
-    """Sees the image through noise that grows as the experiment's name says."""
-
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        check_images(self.training, images)
-        noise = {"good": 0.0, "fair": 150.0, "poor": 700.0}[self.training.experiment]
-        rng = np.random.default_rng(len(images))
-        bright = images[:, 0].mean(axis=1, dtype=np.float32) + rng.normal(0, noise, (len(images), *images.shape[-2:]))
-        return (1 / (1 + np.exp(-(bright - 2150) / 80))).astype(np.float32)
-
-
-def submit(where: Path, tiles: TileSet, experiment: str, name: str) -> tuple[ModelBundle, Evaluation, Registration]:
-    model = make_bundle(where / experiment, tiles, experiment=experiment)
-    evaluation = evaluate(model=model.path, tiles=tiles.path, output=where / f"{experiment}-test", resamples=100)
-    done = register(model=model.path, evaluation=evaluation.path, tiles=tiles.path, name=name)
-    return model, evaluation, done
 
 
 @pytest.fixture

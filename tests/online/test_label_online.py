@@ -1,8 +1,7 @@
 """The real Overpass and Overture services, where there is an internet."""
 
-import socket
-
 import pytest
+from reach import reachable
 
 from casbah.grid import Grid
 from casbah.label.found import Area
@@ -13,14 +12,6 @@ pytestmark = pytest.mark.online
 
 CASBAH = Area(Grid("EPSG:32631", 506_000.0, 4_071_000.0, 100, 100))
 """One square kilometre of the old town of Algiers."""
-
-
-def reachable(host: str) -> bool:
-    try:
-        socket.create_connection((host, 443), timeout=5).close()
-    except OSError:
-        return False
-    return True
 
 
 def test_openstreetmap_has_buildings_in_the_casbah() -> None:

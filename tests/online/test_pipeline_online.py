@@ -1,22 +1,14 @@
 """The case study's defaults against the real services: Earth Search has what the pipeline asks it for."""
 
-import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from reach import reachable
 
 from casbah.pipeline import compiled, inputs
 
 pytestmark = pytest.mark.online
-
-
-def reachable(host: str) -> bool:
-    try:
-        socket.create_connection((host, 443), timeout=5).close()
-    except OSError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="module")
