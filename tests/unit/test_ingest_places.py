@@ -97,3 +97,13 @@ def test_real_items_of_earth_search_lie_where_its_other_assets_do(shared: Path, 
     (placed,) = (Buckets().placed(one, ("B04",)) for one in _listed("items.json", [item]))
     beside = item["assets"]["aot"]["href"].rsplit("/", 1)[0]
     assert placed["assets"]["red"]["href"] == f"{beside}/B04.tif"
+
+
+def test_keys_in_the_address_of_ones_own_store_are_not_said(
+    own_store: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:hunter2@127.0.0.1:9")
+    red(earth_search())
+    said = capfd.readouterr().err
+    assert "not in the object store at http://127.0.0.1:9" in said
+    assert "hunter2" not in said

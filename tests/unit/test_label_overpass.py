@@ -236,3 +236,19 @@ def test_a_bow_tie_is_repaired_to_both_of_its_wings() -> None:
     assert repairs.repaired == 1
     assert footprints.is_valid.all()
     assert shapely.union_all(footprints.geometry.to_numpy()).area == pytest.approx(200, rel=0.02)
+
+
+@pytest.mark.parametrize("status", [403, 504])
+def test_a_password_or_token_of_the_server_is_never_said(status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(lambda *_: Answer(b"no", status=status)) as server:
+        place = server.url.replace("http://", "http://me:hunter2@")
+        with pytest.raises(WorldError) as raised:
+            read_overpass(AREA, f"{place}?token=hunter2", manners=QUICK)
+    assert server.url in str(raised.value)
+    assert "hunter2" not in str(raised.value) + capsys.readouterr().err
+
+
+def test_a_password_in_what_is_no_address_is_not_repeated() -> None:
+    with pytest.raises(InputError, match="no address") as raised:
+        read_overpass(AREA, "http://me:hunter2@[bad", manners=QUICK)
+    assert "hunter2" not in str(raised.value)

@@ -438,6 +438,19 @@ def test_a_file_is_fetched_from_the_object_store(
     assert {path.partition("?")[0] for _, path in server.asked} == {"/towns/osm/b.gpkg"}
 
 
+@pytest.mark.parametrize("name", ["b.gpkg", "b.shp", ""])
+def test_a_password_or_token_of_a_source_is_never_said(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    with serving(lambda *_: Answer(b"no", status=404)) as server:
+        place = server.url.replace("http://", "http://me:hunter2@").removesuffix("/api/interpreter")
+        with pytest.raises(InputError) as raised:
+            run(scene, f"{place}/{name}?token=hunter2", tmp_path)
+    said = str(raised.value) + capsys.readouterr().err
+    assert "http://127.0.0.1" in said
+    assert "hunter2" not in said
+
+
 # What is refused: each message names the input, what was found, and what is wanted.
 
 

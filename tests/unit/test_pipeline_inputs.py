@@ -235,3 +235,10 @@ def test_a_download_that_fills_the_disk_is_one_sentence(
     with pytest.raises(WorldError, match=r"could not be kept in .*No space left on device"):
         inputs.fetch(address, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", ["https://me:hunter2@host/b.shp?sig=hunter2", "ftp://me:hunter2@host/b.gpkg"])
+def test_a_password_or_token_of_an_address_that_is_refused_is_not_repeated(value: str) -> None:
+    with pytest.raises(InputError, match=r"labels is '[a-z]+://host/b") as raised:
+        inputs.check({"labels": value})
+    assert "hunter2" not in str(raised.value)

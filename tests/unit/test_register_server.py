@@ -120,3 +120,10 @@ def test_a_store_without_any_credentials_says_so() -> None:
         mlflow_server.talking("http://mlflow"),
     ):
         raise NoCredentialsError
+
+
+def test_a_password_is_not_said_where_a_library_writes_the_address_in_its_own_way() -> None:
+    with pytest.raises(WorldError) as raised, mlflow_server.talking("http://me:hunter2@mlflow//"):
+        raise OSError("no answer from http://me:hunter2@mlflow/health")
+    assert "no answer from http://mlflow/health" in str(raised.value)
+    assert "hunter2" not in str(raised.value)

@@ -2,6 +2,7 @@
 
 import os
 
+from casbah.addresses import shown
 from casbah.errors import CasbahError, InputError
 from casbah.ingest.assets import SCL, Item, resolve
 from casbah.progress import say
@@ -45,8 +46,8 @@ class Buckets:
         """Whether the configured store, where it is not Amazon's own, holds the bucket; it is asked once."""
         if bucket not in self._mirrored:
             self._mirrored[bucket] = bucket in self._ours or (bool(_endpoint()) and self._found(href))
-            if not self._mirrored[bucket] and bucket in PUBLIC and _endpoint():
-                say(f"s3://{bucket} is not in the object store at {_endpoint()}: it is read from {PUBLIC[bucket]}")
+            if not self._mirrored[bucket] and bucket in PUBLIC and (endpoint := _endpoint()):
+                say(f"s3://{bucket} is not in the object store at {shown(endpoint)}: it is read from {PUBLIC[bucket]}")
         return self._mirrored[bucket]
 
     @staticmethod

@@ -20,6 +20,7 @@ import urllib3
 
 import casbah
 from casbah import progress
+from casbah.addresses import scrubbed, shown
 from casbah.errors import InputError, WorldError
 from casbah.label.found import Area, Found
 from casbah.label.osm import Buildings, Ring, relation_polygon, way_polygon
@@ -78,7 +79,7 @@ def read_overpass(
     """
     server, manners = server or SERVER, manners or Manners()
     if not server.startswith(("http://", "https://")):
-        raise InputError(f"the Overpass server is {server!r}; the http(s):// URL of its interpreter is wanted")
+        raise InputError(f"the Overpass server is {shown(server)!r}; the http(s):// URL of its interpreter is wanted")
     moment = None if snapshot is None else _moment(snapshot)
     head = _head(moment)
     parts = list(_parts(area.bounds_in("EPSG:4326")))
@@ -134,7 +135,7 @@ def _answers(session: requests.Session, server: str, head: str, part: Box, manne
     except TooMuchError as error:
         west, south, east, north = part
         if east - west < 2 * SMALLEST_PART or north - south < 2 * SMALLEST_PART:
-            raise WorldError(f"the Overpass server {server} gave up on {part} (degrees): {error}") from None
+            raise WorldError(f"the Overpass server {shown(server)} gave up on {part} (degrees): {error}") from None
         progress.say(f"the Overpass server found a part too large ({error}): asking for its quarters")
         x, y = (west + east) / 2, (south + north) / 2
         quarters = [(west, south, x, y), (x, south, east, y), (west, y, x, north), (x, y, east, north)]
@@ -157,8 +158,8 @@ def _ask(session: requests.Session, server: str, question: str, manners: Manners
             answer = session.post(server, data={"data": question}, timeout=(manners.connect, manners.read))
         except NO_ADDRESS as error:
             raise InputError(
-                f"the Overpass server is {server!r}, no address that can be asked ({error}); the http(s):// URL of its "
-                "interpreter is wanted"
+                f"the Overpass server is {shown(server)!r}, no address that can be asked ({scrubbed(str(error))}); "
+                "the http(s):// URL of its interpreter is wanted"
             ) from None
         except requests.RequestException as error:
             # No server is being burdened here, so the wait for a network that may not exist is kept short.
@@ -171,11 +172,11 @@ def _ask(session: requests.Session, server: str, question: str, manners: Manners
         elif answer.status_code in BUSY:
             fault = f"it answered {answer.status_code} {answer.reason}"
         else:
-            raise WorldError(f"the Overpass server {server} refused the question: {_refusal(answer)}")
+            raise WorldError(f"the Overpass server {shown(server)} refused the question: {_refusal(answer)}")
         pause = min(_asked_pause(answer) or manners.pause * 2**attempt, manners.longest)
     raise WorldError(
-        f"the Overpass server {server} failed {manners.attempts} times, at last because {fault}: try again later, name "
-        "another server by --overpass, or take an extract (.osm.pbf) as --source"
+        f"the Overpass server {shown(server)} failed {manners.attempts} times, at last because {fault}: try again "
+        "later, name another server by --overpass, or take an extract (.osm.pbf) as --source"
     )
 
 

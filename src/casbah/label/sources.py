@@ -10,6 +10,7 @@ import requests
 
 import casbah
 from casbah import progress
+from casbah.addresses import scrubbed, shown
 from casbah.errors import InputError, WorldError
 from casbah.label.extract import read_extract
 from casbah.label.found import Area, Found
@@ -37,11 +38,13 @@ def find(source: str, area: Area, *, snapshot: str | None, layer: str | None, ov
     if source == "overture":
         return read_overture(area, snapshot)
     if snapshot is not None:
-        raise InputError(f"a snapshot can't be asked of the file {source}; it goes with --source osm or overture")
+        raise InputError(
+            f"a snapshot can't be asked of the file {shown(source)}; it goes with --source osm or overture"
+        )
     try:
         scheme = urlsplit(source).scheme
     except ValueError as error:
-        raise InputError(f"{source} is no address that can be asked ({error})") from None
+        raise InputError(f"{shown(source)} is no address that can be asked ({error})") from None
     if scheme in ("s3", "minio", "http", "https"):
         with tempfile.TemporaryDirectory(prefix="casbah-label-") as folder:
             return _read(_fetched(source, Path(folder)), area, layer)
@@ -75,10 +78,12 @@ def _fetched(address: str, folder: Path) -> Path:
     """Download a file into `folder`; `InputError` where it does not exist, `WorldError` where the network fails."""
     name = PurePosixPath(urlsplit(address).path).name
     if not name:
-        raise InputError(f"{address} names no file; the address of a file of building footprints is wanted")
+        raise InputError(f"{shown(address)} names no file; the address of a file of building footprints is wanted")
     if name.lower().endswith(".shp"):
-        raise InputError(f"{address} is one of a Shapefile's several files: put them into a .zip, or use GeoPackage")
-    progress.say(f"fetching {address}")
+        raise InputError(
+            f"{shown(address)} is one of a Shapefile's several files: put them into a .zip, or use GeoPackage"
+        )
+    progress.say(f"fetching {shown(address)}")
     target = folder / name
     if urlsplit(address).scheme in ("s3", "minio"):
         Store.from_environment().get(Location.parse(address), target)
@@ -104,14 +109,14 @@ def _download(address: str, target: Path) -> None:
                     return
                 fault = f"{answer.status_code} {answer.reason}"
                 if answer.status_code < 500 and answer.status_code != requests.codes.too_many_requests:
-                    raise InputError(f"{address} can't be fetched ({fault}): check the address")
+                    raise InputError(f"{shown(address)} can't be fetched ({fault}): check the address")
         except NO_ADDRESS as error:
-            raise InputError(f"{address} is no address that can be asked ({error})") from None
+            raise InputError(f"{shown(address)} is no address that can be asked ({scrubbed(str(error))})") from None
         except requests.RequestException as error:
             fault = type(error).__name__
         except OSError as error:
             raise WorldError(
-                f"{address} could not be kept in {target.parent} ({error.strerror or error}): make room, or point "
-                "TMPDIR to a larger disk, and run it again"
+                f"{shown(address)} could not be kept in {target.parent} ({error.strerror or error}): make room, or "
+                "point TMPDIR to a larger disk, and run it again"
             ) from error
-    raise WorldError(f"{address} failed {ATTEMPTS} times ({fault}): try again, or download it and name the file")
+    raise WorldError(f"{shown(address)} failed {ATTEMPTS} times ({fault}): try again, or download it and name the file")

@@ -193,8 +193,8 @@ def refuse_shapefile(parameter: str, value: str) -> None:
     """Raise `InputError` for a .shp, which is one of four files and useless when it travels alone."""
     if urlsplit(value).path.lower().endswith(".shp"):
         raise InputError(
-            f"{parameter} is {value!r}, one of the several files of a shapefile; give a GeoPackage, which is one file: "
-            "ogr2ogr footprints.gpkg footprints.shp"
+            f"{parameter} is {shown(value)!r}, one of the several files of a shapefile; give a GeoPackage, which is "
+            "one file: ogr2ogr footprints.gpkg footprints.shp"
         )
 
 
@@ -274,8 +274,8 @@ def _check_name(parameter: str, value: str) -> None:
         raise InputError(f"{parameter} holds GeoJSON text; upload it and give its s3:// or https:// address")
     if "/" in value or "\\" in value or PurePosixPath(value).suffix:
         raise InputError(
-            f"{parameter} is {value!r}, a path of your machine, which does not exist in a pod: "
+            f"{parameter} is {shown(value)!r}, a path of your machine, which does not exist in a pod: "
             "upload the file and give its s3:// or https:// address"
         )
     near = get_close_matches(value, names, n=3, cutoff=0.4) or names
-    raise InputError(f"{parameter} is {value!r}; known here: {', '.join(near)}, or an s3:// or https:// address")
+    raise InputError(f"{parameter} is {shown(value)!r}; known here: {', '.join(near)}, or an s3:// or https:// address")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from casbah.addresses import shown
 from casbah.errors import CasbahError
 from casbah.journal import local_run, record
 from casbah.pipeline import inputs
@@ -138,7 +139,7 @@ def finetune(model: Artifact, *, tiles: Artifact, experiment: str, seed: int, sn
     `snapshot` only tells one reading of an experiment's YAML from a later one.
     """
     experiment = inputs.text(experiment)
-    with _step("finetune", experiment) as step:
+    with _step("finetune", shown(experiment)) as step:
         from casbah.finetune import finetune as stage
 
         product = step.run(
@@ -152,7 +153,7 @@ def finetune(model: Artifact, *, tiles: Artifact, experiment: str, seed: int, sn
         _describe(
             model,
             product,
-            experiment=experiment,
+            experiment=product.training.experiment,
             starts_from=product.training.weights_origin,
             snapshot=inputs.iso_date("snapshot", snapshot),
         )

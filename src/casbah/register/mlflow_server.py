@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from casbah.addresses import shown
+from casbah.addresses import scrubbed, shown
 from casbah.errors import CasbahError, InputError, WorldError
 from casbah.storage import CREDENTIAL_FAULTS
 
@@ -86,16 +86,16 @@ def check(uri: str, words: Words = REGISTER) -> None:
                 return
             last = f"HTTP {status}"
         except (requests.RequestException, OSError, ValueError) as error:
-            last = _short(error, uri)
+            last = _short(error)
     raise WorldError(f"MLflow at {shown(uri)} did not answer {ATTEMPTS} times ({last}); {words.unanswered}")
 
 
-def _short(error: Exception, uri: str) -> str:
+def _short(error: Exception) -> str:
     """The system's own words where there are any (`[Errno 111] Connection refused`), else the first line."""
-    text = str(error).replace(uri, shown(uri)).strip()
+    text = str(error).strip()
     if found := re.search(r"\[Errno[^'\")]*", text):
         return found.group()
-    return (text.splitlines() or [type(error).__name__])[0][:300]
+    return scrubbed((text.splitlines() or [type(error).__name__])[0])
 
 
 @contextmanager
@@ -138,16 +138,16 @@ def talking(uri: str, words: Words = REGISTER) -> Iterator[None]:
     except (Boto3Error, BotoCoreError, ClientError) as error:
         raise WorldError(f"{_store_fault(error, uri)}; {words.broken_off}") from error
     except (MlflowException, RequestException, OSError) as error:
-        raise WorldError(f"MLflow at {shown(uri)} {_server_fault(error, uri)}; {words.broken_off}") from error
+        raise WorldError(f"MLflow at {shown(uri)} {_server_fault(error)}; {words.broken_off}") from error
 
 
-def _server_fault(error: Exception, uri: str) -> str:
+def _server_fault(error: Exception) -> str:
     if getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
         return (
-            f"refused its user ({_short(error, uri)}): check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            f"refused its user ({_short(error)}): check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
             "the user and password in the address"
         )
-    return f"failed ({_short(error, uri)})"
+    return f"failed ({_short(error)})"
 
 
 def _store_fault(error: Exception, uri: str) -> str:
@@ -162,4 +162,4 @@ def _store_fault(error: Exception, uri: str) -> str:
     if refused or isinstance(error, NoCredentialsError | PartialCredentialsError):
         answer = code.group(1) if code else "there are none"
         return f"{where} refused the credentials ({answer}): check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    return f"{where} failed ({_short(error, uri)}): is it up? MLFLOW_S3_ENDPOINT_URL names it"
+    return f"{where} failed ({_short(error)}): is it up? MLFLOW_S3_ENDPOINT_URL names it"
