@@ -144,8 +144,11 @@ def test_a_disk_that_fills_up_is_one_sentence_and_loses_nothing(
         ({"block_size": "inf"}, 'block_size is "inf"; a number is wanted'),
         ({"block_size": "100"}, "a block of 100 m holds no tile"),
         ({"tile_size": "0"}, "the tile size is 0 pixels"),
-        ({"name": ""}, "name is ''; a name for the model"),
-        ({"name": "a/b"}, "name is 'a/b'; a name for the model"),
+        ({"name": ""}, "name is '', which is no name for a registered model"),
+        ({"name": "a/b"}, "name is 'a/b', which is no name for a registered model"),
+        ({"name": "a+b"}, "name is 'a+b', which is no name for a registered model"),
+        ({"seed": "-1"}, "seed is -1; a whole number from 0"),
+        ({"vintage": "last spring"}, "the vintage is 'last spring'; a year"),
     ],
 )
 def test_what_a_step_would_refuse_later_is_refused_before_anything_starts(

@@ -15,6 +15,7 @@ from casbah.products.evaluation import BlockCounts, Evaluation, EvaluationMetric
 from casbah.products.manifest import check_target
 from casbah.products.tiles import SPLITS
 from casbah.scoring import Counts, block_bootstrap
+from casbah.seeds import checked_seed
 
 RESAMPLES = 1000
 
@@ -40,6 +41,7 @@ def evaluate(
     output = Path(output)
     if resamples < 1:
         raise InputError(f"resamples is {resamples}; 1 or more is wanted (1000 gives steady 95 % intervals)")
+    checked_seed(seed, "--seed")
     check_target(output, Evaluation.schema)
     cases = open_cases(Path(model), Path(tiles), split)
     with tempfile.TemporaryDirectory(prefix="casbah-evaluate-") as scratch:

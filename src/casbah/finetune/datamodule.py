@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from casbah import bands as sentinel
 from casbah.errors import InputError
 from casbah.finetune.bundling import band_index, check_split
-from casbah.finetune.experiment import check_range, checked_seed
+from casbah.finetune.experiment import check_range
 from casbah.finetune.subset import training_rows
 from casbah.models import network, normalisation
 from casbah.products.tiles import Split, TileSet
+from casbah.seeds import checked_seed
 
 IGNORE = 255
 TILES_AT_ONCE = 64

@@ -14,6 +14,7 @@ import yaml
 
 from casbah import experiments
 from casbah.errors import InputError
+from casbah.seeds import checked_seed
 
 TREES = "boosted_pixels"
 """The value of the top-level key `kind` of an experiment that is not a network."""
@@ -32,9 +33,6 @@ TOP_LEVEL = (
     "deploy_config_file",
 )
 """What TerraTorch's command line takes in a file."""
-
-MOST_SEED = 2**32 - 1
-"""The largest seed that NumPy and Lightning take."""
 
 PLACES = ("tiles", "dirpath", "default_root_dir", "logger")
 """Settings that say where files lie, or who listens: they change no weight, and no digest."""
@@ -113,13 +111,6 @@ def located(config: str | Path) -> Path:
             f"{path} does not exist; give the YAML of an experiment, or one of {', '.join(experiments.names())}"
         )
     return experiments.find(str(config))
-
-
-def checked_seed(seed: Any, what: str) -> int:
-    """The seed that `what` names; `InputError` where it is no whole number that every generator takes."""
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MOST_SEED:
-        raise InputError(f"{what} is {seed!r}; a whole number from 0 to {MOST_SEED} is wanted")
-    return seed
 
 
 def check_range(

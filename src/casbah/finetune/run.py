@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from casbah.errors import InputError
-from casbah.finetune.experiment import Experiment, checked_seed, read
+from casbah.finetune.experiment import Experiment, read
 from casbah.models import torchvision_cure
 from casbah.products.manifest import check_target, read_kind
 from casbah.products.model import ModelBundle
 from casbah.products.tiles import TileFolds, TileSet
 from casbah.progress import say
+from casbah.seeds import checked_seed
 
 
 def finetune(

@@ -20,6 +20,7 @@ from casbah import areas, experiments
 from casbah.addresses import shown
 from casbah.errors import InputError, WorldError
 from casbah.products.manifest import MANIFEST, Manifest
+from casbah.seeds import checked_seed
 from casbah.storage import BUCKET, Location, Store
 
 SAMPLE = Location(BUCKET, "sample")
@@ -75,7 +76,15 @@ def check(values: Mapping[str, Any]) -> None:
     for value in values.get("experiments", ()):
         _check_name("experiments", value)
     if "name" in values:
-        model_name(values["name"])
+        from casbah.register.stage import check_name
+
+        check_name(values["name"])
+    if vintage := values.get("vintage"):
+        from casbah.label.vintage import check_vintage
+
+        check_vintage(text(vintage))
+    if "seed" in values:
+        checked_seed(values["seed"], "seed")
     if not 0 <= (cloud := values.get("max_cloud", 0)) <= 100:
         raise InputError(f"max_cloud is {cloud:g}; a percentage from 0 to 100 is wanted")
     if {"start", "end", "periods"} <= values.keys():
@@ -89,13 +98,6 @@ def check(values: Mapping[str, Any]) -> None:
         # Any grid of a scene's pixels: what fits together in it does so in all of them.
         grid = Grid("EPSG:32631", 0.0, 0.0, 1, 1)
         lattice(grid, tile_size=values["tile_size"], block_size=values["block_size"] or None)
-
-
-def model_name(value: str) -> str:
-    """A name that the registry takes."""
-    if not value.strip() or {"/", ":"} & set(value):
-        raise InputError(f"name is {value!r}; a name for the model without / and : is wanted, such as casbah-buildings")
-    return value
 
 
 def area(value: str, folder: Path) -> Path:

@@ -242,7 +242,7 @@ def register(
             model=Path(model.path),
             evaluation=Path(evaluation.path),
             tiles=Path(tiles.path),
-            name=inputs.model_name(name),
+            name=name,
         )
         facts = {"name": made.name, "version": made.version, "alias": made.alias, "url": made.url}
         registration.metadata.update(facts)

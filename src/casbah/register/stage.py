@@ -73,7 +73,7 @@ def register(
     is made. Raises `InputError` where model and evaluation do not belong together or the name is none that MLflow
     takes, `WorldError` where MLflow or its store can't be reached (nothing is lost: run it again).
     """
-    _check_name(name)
+    check_name(name)
     candidate = open_candidate(
         Path(model),
         Path(evaluation),
@@ -95,7 +95,7 @@ def register(
 
 def rollback(*, name: str = NAME, tracking_uri: str | None = None) -> Registration:
     """Give the champion's alias back to the version that held it before; `InputError` where there is none."""
-    _check_name(name)
+    check_name(name)
     uri = mlflow_server.tracking_uri(tracking_uri)
     mlflow_server.check(uri, mlflow_server.ROLLBACK)
     with mlflow_server.talking(uri, mlflow_server.ROLLBACK):
@@ -141,10 +141,12 @@ def _number(version: Any) -> str:
     return str(version.version)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """`InputError` for what MLflow would not take as the name of a registered model."""
     if not re.fullmatch(r"\w[\w .-]{0,254}", name):
         raise InputError(
-            f"{name!r} is no name for a registered model: letters, digits, '.', '_', '-' and blanks are wanted"
+            f"name is {name!r}, which is no name for a registered model: letters, digits, '.', '_', '-' and blanks "
+            "are wanted"
         )
 
 

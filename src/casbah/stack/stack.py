@@ -62,8 +62,20 @@ class Stack:
         }
 
 
-FOREIGN = ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_ENDPOINT_URL_S3")
-"""Variables of a cloud account that would override or spoil the stack's own; unset them beside `environment()`."""
+FOREIGN = (
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_ENDPOINT_URL_S3",
+    "MLFLOW_RUN_ID",
+    "MLFLOW_EXPERIMENT_ID",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+)
+"""Variables of a cloud account or of another MLflow that would override or spoil the stack's own; unset them beside
+`environment()`."""
 
 
 def up(directory: str | Path = DIRECTORY) -> Stack:
