@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from casbah import scoring
 from casbah.evaluate import evaluate
 from casbah.models import check_images
 from casbah.products.evaluation import Evaluation
@@ -96,3 +97,9 @@ def submit(where: Path, tiles: TileSet, experiment: str, name: str) -> tuple[Mod
     evaluation = evaluate(model=model.path, tiles=tiles.path, output=where / f"{experiment}-test", resamples=100)
     done = register(model=model.path, evaluation=evaluation.path, tiles=tiles.path, name=name)
     return model, evaluation, done
+
+
+def counts_by_block(predicted: np.ndarray, masks: np.ndarray, blocks: Sequence[str]) -> dict[str, scoring.Counts]:
+    """Each block's counts, of tiles (n, rows, cols) that do not overlap."""
+    of = np.asarray(blocks, str)
+    return {name: scoring.confusion(predicted[of == name], masks[of == name]) for name in sorted(set(of.tolist()))}

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import rasterio.crs
 from affine import Affine
 from rasterio.windows import Window
 
@@ -74,10 +73,6 @@ class Grid:
         east, south = self.west + self.cols * self.resolution, self.north - self.rows * self.resolution
         return self.west, south, east, self.north
 
-    @property
-    def rasterio_crs(self) -> rasterio.crs.CRS:
-        return rasterio.crs.CRS.from_user_input(self.crs)
-
     def part(self, row: int, col: int, rows: int, cols: int) -> "Grid":
         """The grid of a part that starts at pixel (`row`, `col`); it may reach over the edge."""
         west, north = self.west + col * self.resolution, self.north - row * self.resolution
@@ -102,7 +97,3 @@ class Grid:
             "cols": self.cols,
             "resolution": self.resolution,
         }
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Grid":
-        return cls(**values)

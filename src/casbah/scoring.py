@@ -160,24 +160,6 @@ def called_building(probabilities: ArrayLike, threshold: float) -> NDArray[np.bo
     return np.asarray(probabilities, np.float32) >= np.float32(threshold)
 
 
-def block_counts(predicted: ArrayLike, masks: ArrayLike, blocks: Sequence[str]) -> dict[str, Counts]:
-    """Counts per block, of `predicted` and `masks` (tiles, rows, cols), `blocks` naming the block of each tile."""
-    predicted, masks = _pair(predicted, masks)
-    if len(blocks) != len(masks):
-        raise ValueError(f"{len(blocks)} block names for {len(masks)} tiles")
-    axes = tuple(range(1, masks.ndim))
-    per_tile = np.stack([part.sum(axis=axes) for part in _outcomes(predicted.astype(bool), masks)], axis=-1)
-    names, index = np.unique(np.asarray(blocks, dtype=str), return_inverse=True)
-    pooled = np.zeros((len(names), 4), np.int64)
-    np.add.at(pooled, index, per_tile)
-    return {str(name): Counts(*map(int, row)) for name, row in zip(names, pooled, strict=True)}
-
-
-def pooled(counts: Mapping[str, Sequence[int]]) -> Counts:
-    """The counts of all blocks together."""
-    return Counts(*map(int, _matrix(counts, sorted(counts)).sum(axis=0)))
-
-
 def block_bootstrap(
     counts: Mapping[str, Sequence[int]], *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Estimate]:
@@ -281,20 +263,6 @@ class Calibration:
         """
         total = int(self.pixels.sum())
         return float(np.abs(self.building - self.probability).sum() / total) if total else float("nan")
-
-
-def reliability_curve(probabilities: ArrayLike, masks: ArrayLike, bins: int = BINS) -> list[dict[str, float]]:
-    """The reliability curve of arrays of one shape: see `Calibration.curve`."""
-    calibration = Calibration(bins)
-    calibration.add(probabilities, masks)
-    return calibration.curve()
-
-
-def expected_calibration_error(probabilities: ArrayLike, masks: ArrayLike, bins: int = BINS) -> float:
-    """The expected calibration error of arrays of one shape: see `Calibration.ece`."""
-    calibration = Calibration(bins)
-    calibration.add(probabilities, masks)
-    return calibration.ece()
 
 
 def _pair(values: ArrayLike, masks: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:

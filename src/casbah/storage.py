@@ -54,6 +54,11 @@ class Location:
         return f"s3://{self.bucket}/{self.key}"
 
 
+def endpoint() -> str | None:
+    """Where the environment says that the object store is; None for Amazon's own."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
 class Store:
     """A thin face of the `minio` client: bounded retries, and errors that name the object and the endpoint."""
 
@@ -102,9 +107,8 @@ class Store:
                 "no object store is configured: set AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
                 "(`casbah up` starts one on this machine and prints how to use it)"
             )
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         return cls(
-            endpoint or "https://s3.amazonaws.com",
+            endpoint() or "https://s3.amazonaws.com",
             access,
             secret,
             os.environ.get("AWS_REGION", "us-east-1"),
@@ -255,9 +259,8 @@ def gdal_options() -> dict[str, Any]:
         "GDAL_HTTP_MULTIRANGE": "YES",
         "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     }
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if endpoint:
-        parts = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
+    if named := endpoint():
+        parts = urlsplit(named if "://" in named else f"http://{named}")
         options |= {
             "AWS_S3_ENDPOINT": parts.netloc,
             "AWS_HTTPS": "YES" if parts.scheme == "https" else "NO",

@@ -6,8 +6,8 @@ import pytest
 import requests
 from catalogues import write_geojson
 
+from casbah.cli.ingest import EARTH_SEARCH
 from casbah.ingest import Patience, ingest
-from casbah.ingest.catalogue import EARTH_SEARCH
 
 pytestmark = pytest.mark.online
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders import make_labels, make_scene, make_tiles
-from scored_models import BrightPixels, make_bundle, predicting, use_predictor
+from scored_models import BrightPixels, counts_by_block, make_bundle, predicting, use_predictor
 
 from casbah import scoring
 from casbah.cli import main
@@ -91,7 +91,7 @@ def test_the_scores_are_those_of_every_test_pixel_at_the_bundles_threshold(tmp_p
     predicted = BrightPixels(None).probabilities(np.asarray(split.images)) >= np.float32(0.7)
     assert metrics.threshold == 0.7
     assert metrics.building.iou.value == scoring.iou(scoring.confusion(predicted, split.masks))
-    expected = scoring.block_counts(predicted, split.masks, split.blocks)
+    expected = counts_by_block(predicted, split.masks, split.blocks)
     assert {b.block: (b.tp, b.fp, b.fn, b.tn) for b in metrics.blocks} == expected
     assert metrics.building.iou.low < metrics.building.iou.value < metrics.building.iou.high
 
@@ -324,7 +324,7 @@ def test_folds_are_pooled_with_every_block_tested_once_at_its_own_threshold(tmp_
     for k, fold in enumerate(folds.folds):
         split = fold.split("test")
         predicted = BrightPixels(None).probabilities(np.asarray(split.images)) >= np.float32(0.4 + 0.1 * k)
-        expected |= scoring.block_counts(predicted, split.masks, split.blocks)
+        expected |= counts_by_block(predicted, split.masks, split.blocks)
     assert {b.block: (b.tp, b.fp, b.fn, b.tn) for b in metrics.blocks} == expected
     everywhere = set(folds.refit.info.blocks["train"]) | set(folds.refit.info.blocks["val"])
     assert set(expected) == everywhere
@@ -467,6 +467,13 @@ def test_bands_without_an_index_leave_the_baseline_out_and_say_so(tmp_path: Path
     evaluation = scored(tmp_path, tiles)
     assert set(evaluation.metrics.baselines) == {"all background"}
     assert "allow no built-up index" in (evaluation.path / "report.md").read_text()
+
+
+def test_a_seed_that_no_generator_takes_is_refused_before_anything_is_scored(tiles: TileSet, tmp_path: Path) -> None:
+    model = make_bundle(tmp_path / "model", tiles)
+    with pytest.raises(InputError, match="--seed is -1; a whole number from 0"):
+        evaluate(model=model.path, tiles=tiles.path, output=tmp_path / "out", seed=-1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_prints_the_table_and_ends_with_two_for_bad_input(

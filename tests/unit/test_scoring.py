@@ -1,5 +1,7 @@
 """Scores are of the class building alone, undefined is never a number, and intervals come from whole blocks."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
@@ -79,16 +81,7 @@ def test_nan_among_probabilities_is_refused() -> None:
     with pytest.raises(InputError, match=r"outside of 0\.\.1 .*look for NaN"):
         scoring.best_threshold([np.nan, 0.5], [1, 0])
     with pytest.raises(InputError, match=r"outside of 0\.\.1"):
-        scoring.expected_calibration_error([0.1, 1.5], [1, 0])
-
-
-def test_tiles_of_one_block_are_counted_together() -> None:
-    probabilities, masks = town()
-    predicted = probabilities >= 0.5
-    counts = scoring.block_counts(predicted, masks, ["b", "a"] * 6)
-    assert list(counts) == ["a", "b"]
-    assert counts["a"] == scoring.confusion(predicted[1::2], masks[1::2])
-    assert scoring.pooled(counts) == scoring.confusion(predicted, masks)
+        calibrated([0.1, 1.5], [1, 0])
 
 
 def test_equal_blocks_have_an_interval_of_no_width() -> None:
@@ -155,17 +148,23 @@ def test_only_common_blocks_are_compared_and_none_is_an_error() -> None:
         scoring.paired_block_bootstrap({"x": (1, 0, 0, 0)}, {"y": (1, 0, 0, 0)})
 
 
+def calibrated(probabilities: Any, masks: Any) -> scoring.Calibration:
+    calibration = scoring.Calibration()
+    calibration.add(probabilities, masks)
+    return calibration
+
+
 def test_a_model_that_is_right_on_average_has_no_calibration_error_and_a_sure_one_has() -> None:
     probabilities, masks = town(tiles=60)
-    assert scoring.expected_calibration_error(probabilities, masks) < 0.01
-    assert scoring.expected_calibration_error(np.full(100, 0.9), np.repeat([1, 0], 50)) == pytest.approx(0.4)
+    assert calibrated(probabilities, masks).ece() < 0.01
+    assert calibrated(np.full(100, 0.9), np.repeat([1, 0], 50)).ece() == pytest.approx(0.4)
 
 
 def test_the_reliability_curve_holds_every_known_pixel_once_and_bins_as_guo_et_al_do() -> None:
     probabilities, masks = town()
-    curve = scoring.reliability_curve(probabilities, masks)
+    curve = calibrated(probabilities, masks).curve()
     assert len(curve) == 15
     assert sum(b["pixels"] for b in curve) == (masks != scoring.IGNORE).sum()
     assert all(b["low"] < b["probability"] <= b["high"] for b in curve)
-    edge = scoring.reliability_curve([0.2], [1])
+    edge = calibrated([0.2], [1]).curve()
     assert edge[0]["high"] == pytest.approx(0.2), "a bin holds its upper edge"

@@ -7,6 +7,7 @@ import typer
 from casbah.cli.root import app
 
 EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
+"""A public STAC API of all of Sentinel-2 as COGs; needs no account."""
 
 
 @app.command()

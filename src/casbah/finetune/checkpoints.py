@@ -18,13 +18,9 @@ import casbah
 from casbah.errors import CasbahError, InputError, WorldError
 from casbah.finetune.experiment import digest
 from casbah.progress import say
-from casbah.storage import BUCKET, Location, Store
+from casbah.storage import BUCKET, Location, Store, endpoint
 
 LAST = "last.ckpt"
-
-ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-"""Variables that name a store. Keys alone name none to mirror to: without an endpoint they are Amazon's, where the
-bucket `casbah` is somebody's."""
 
 TRAINS = tuple(Path(casbah.__file__).parent / room for room in ("finetune", "models"))
 """Folders of the code that decides what is learned."""
@@ -225,7 +221,9 @@ def place(checkpoints: str | Path | None, output: Path, key: str) -> Place:
     """
     beside = output.parent / f".{output.name}.checkpoints" / key[:16]
     if checkpoints is None:
-        named = Store.configured() and any(os.environ.get(variable) for variable in ENDPOINTS)
+        # Keys alone name no store to mirror to: without an endpoint they are Amazon's, where the bucket `casbah` is
+        # somebody's.
+        named = Store.configured() and endpoint() is not None
         remote = Location(BUCKET, f"checkpoints/{key}") if named else None
         return Place(beside, remote, keep=False)
     if "://" in str(checkpoints):

@@ -3,7 +3,6 @@
 import json
 import tempfile
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from pyproj.exceptions import CRSError, ProjError
 from rasterio.features import rasterize
 from shapely.errors import ShapelyError
 
+from casbah import areas
 from casbah.addresses import scrubbed, shown
 from casbah.errors import InputError, WorldError
 from casbah.grid import Grid, utm_crs
@@ -84,16 +84,8 @@ def read_area(source: str | Path, patience: Patience | None = None) -> Area:
     return Area(name, lonlat, metres, Grid.covering(crs, metres.bounds))
 
 
-def built_in() -> tuple[str, ...]:
-    """The names of the areas that come with Casbah."""
-    folder = files("casbah") / "areas"
-    if not folder.is_dir():
-        return ()
-    return tuple(sorted(p.name.removesuffix(".geojson") for p in folder.iterdir() if p.name.endswith(".geojson")))
-
-
 def _frame(source: str, patience: Patience) -> geopandas.GeoDataFrame:
-    name, known = shown(source), ", ".join(built_in()) or "none"
+    name, known = shown(source), ", ".join(areas.names())
     if not source.strip():
         raise InputError(f"no area is given; a GeoJSON or GeoPackage file is wanted, or a built-in ({known})")
     with tempfile.TemporaryDirectory() as scratch:
@@ -129,8 +121,8 @@ def _local(source: str, scratch: Path, patience: Patience) -> Path:
         target = scratch / (Path(shown(source)).name or "area.geojson")
         target.write_bytes(_fetched(source, patience))
         return target
-    if source in built_in() and not Path(source).exists():
-        return Path(str(files("casbah") / "areas" / f"{source}.geojson"))
+    if source in areas.names() and not Path(source).exists():
+        return areas.find(source)
     return Path(source)
 
 

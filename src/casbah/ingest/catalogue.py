@@ -26,9 +26,6 @@ from casbah.ingest.network import Patience, causes_of, status_of, why
 from casbah.progress import say
 from casbah.storage import Location, Store
 
-EARTH_SEARCH = "https://earth-search.aws.element84.com/v1"
-"""A public STAC API of all of Sentinel-2 as COGs; needs no account."""
-
 COLLECTIONS = {
     "L2A": ("sentinel-2-l2a", "sentinel-2-c1-l2a", "sentinel-s2-l2a-cogs"),
     "L1C": ("sentinel-2-l1c",),

@@ -6,7 +6,7 @@ from casbah.addresses import shown
 from casbah.errors import CasbahError, InputError
 from casbah.ingest.assets import SCL, Item, resolve
 from casbah.progress import say
-from casbah.storage import BUCKET, Location, Store
+from casbah.storage import BUCKET, Location, Store, endpoint
 
 PUBLIC = {
     bucket: f"https://{bucket}.s3.us-west-2.amazonaws.com"
@@ -45,9 +45,9 @@ class Buckets:
     def _has(self, bucket: str, href: str) -> bool:
         """Whether the configured store, where it is not Amazon's own, holds the bucket; it is asked once."""
         if bucket not in self._mirrored:
-            self._mirrored[bucket] = bucket in self._ours or (bool(_endpoint()) and self._found(href))
-            if not self._mirrored[bucket] and bucket in PUBLIC and (endpoint := _endpoint()):
-                say(f"s3://{bucket} is not in the object store at {shown(endpoint)}: it is read from {PUBLIC[bucket]}")
+            self._mirrored[bucket] = bucket in self._ours or (bool(endpoint()) and self._found(href))
+            if not self._mirrored[bucket] and bucket in PUBLIC and (named := endpoint()):
+                say(f"s3://{bucket} is not in the object store at {shown(named)}: it is read from {PUBLIC[bucket]}")
         return self._mirrored[bucket]
 
     @staticmethod
@@ -59,9 +59,5 @@ class Buckets:
             return False
 
 
-def _endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-
-
 def _pays() -> bool:
-    return os.environ.get("AWS_REQUEST_PAYER") == "requester" and not _endpoint()
+    return os.environ.get("AWS_REQUEST_PAYER") == "requester" and not endpoint()

@@ -22,7 +22,6 @@ from casbah.pipeline import inputs
 from casbah.products.manifest import sha256_of
 
 STAGES = ("ingest", "label", "tile", "finetune", "evaluate", "select", "register")
-DEFAULT = Path("build/building_footprints.yaml")
 
 
 def compile_pipeline(

@@ -78,7 +78,7 @@ class EvaluationMetrics(BaseModel):
     attribution: tuple[str, ...] = ()
     extra: dict[str, Any] = {}
     """`built_up_index` and `folds` (one entry a fold), `lineage`, `level`, `periods`, `resolution`, `building_cover`,
-    `parameters`."""
+    `parameters`, and in words how overlapping tiles are counted (`overlap`)."""
 
 
 class Evaluation(Product):

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from casbah.addresses import scrubbed, shown
 from casbah.errors import CasbahError, InputError, WorldError
-from casbah.storage import CREDENTIAL_FAULTS
+from casbah.storage import CREDENTIAL_FAULTS, endpoint
 
 ATTEMPTS = 3
 PAUSE = 1.0
@@ -154,8 +154,7 @@ def _store_fault(error: Exception, uri: str) -> str:
     """What the store of MLflow's artifacts, which this program writes to itself, did; and the variables to look at."""
     from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 
-    named = [os.environ.get(n) for n in ("MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")]
-    store = next(filter(None, named), "Amazon S3")
+    store = os.environ.get("MLFLOW_S3_ENDPOINT_URL") or endpoint() or "Amazon S3"
     where = f"the store of MLflow's artifacts ({shown(store)}, for MLflow at {shown(uri)})"
     code = re.search(r"\((\w+)\) when calling", str(error))
     refused = code is not None and code.group(1) in CREDENTIAL_FAULTS | {"403"}
