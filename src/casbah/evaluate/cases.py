@@ -7,9 +7,9 @@ from pathlib import Path
 from casbah.blocks import seen_among
 from casbah.errors import InputError
 from casbah.models.on_tiles import check_fit
-from casbah.products.manifest import MANIFEST
+from casbah.products.manifest import MANIFEST, read_manifest
 from casbah.products.model import ModelBundle
-from casbah.products.tiles import SPLITS, TileFolds, TileSet
+from casbah.products.tiles import SPLITS, TileFolds, TileSet, holds_folds
 
 NAMED = 3
 """How many blocks an error names before it counts the rest."""
@@ -46,7 +46,7 @@ def open_cases(model: Path, tiles: Path, split: str) -> Cases:
     """
     if split not in SPLITS:
         raise InputError(f"split {split!r} is unknown; choose from {', '.join(SPLITS)}")
-    found = _folds(model, tiles) if _is_folds(tiles) else _hold_out(model, tiles)
+    found = _folds(model, tiles) if holds_folds(tiles) else _hold_out(model, tiles)
     for case in found.cases:
         check_fit(case.model, case.tiles)
         check_unseen(case.model, case.tiles, split)
@@ -77,10 +77,6 @@ def check_unseen(model: ModelBundle, tiles: TileSet, split: str) -> None:
 def _hold_out(model: Path, tiles: Path) -> Cases:
     case = Case(ModelBundle.open(model), TileSet.open(tiles))
     return Cases((case,), case.model.digest, case.tiles.digest)
-
-
-def _is_folds(tiles: Path) -> bool:
-    return (tiles / "fold_0").is_dir()
 
 
 def _folds(model: Path, tiles: Path) -> Cases:
@@ -121,8 +117,6 @@ def _check_one_experiment(cases: tuple[Case, ...]) -> None:
 
 
 def _digest_of(model: Path) -> str | None:
-    from casbah.products.manifest import read_manifest
-
     return read_manifest(model).digest if (model / MANIFEST).is_file() else None
 
 

@@ -20,9 +20,8 @@ from casbah.figures.charts import DPI, SIMULATED, BlockOutline, north_arrow, png
 from casbah.figures.colour import SPLITS, TRUE_COLOUR, TRUTH, stretch_limits, stretched
 from casbah.grid import Grid
 from casbah.products.labels import IGNORE, LabelSet
-from casbah.products.manifest import read_kind
 from casbah.products.scene import Scene
-from casbah.products.tiles import TileFolds, TileSet
+from casbah.products.tiles import TileSet, holds_folds
 
 if TYPE_CHECKING:
     import geopandas
@@ -67,7 +66,7 @@ def visualize(
 
 def _tiles(path: Path) -> TileSet:
     """A TileSet to draw; `InputError` where several lie there."""
-    if path.is_dir() and read_kind(path).product == TileFolds.schema:
+    if holds_folds(path):
         raise InputError(f"{path} holds one tile set a fold: name one of them, as {path / 'fold_0'}")
     return TileSet.open(path)
 

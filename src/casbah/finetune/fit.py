@@ -340,7 +340,7 @@ def _write(run: _Run, checkpoint: EpochModelCheckpoint, directory: Path, output:
         write_history(draft.directory / "metrics.csv", checkpoint.history)
         draft.write_json("metrics.json", metrics)
         draft.write_json("training.json", training.model_dump(mode="json"))
-    return ModelBundle.open(output)
+    return ModelBundle.open(output, verify=False)
 
 
 def _training(run: _Run, checkpoint: EpochModelCheckpoint, parameters: int) -> Training:

@@ -6,9 +6,9 @@ from pathlib import Path
 from casbah.errors import InputError
 from casbah.finetune.experiment import Experiment, read
 from casbah.models import torchvision_cure
-from casbah.products.manifest import check_target, read_kind
+from casbah.products.manifest import check_target
 from casbah.products.model import ModelBundle
-from casbah.products.tiles import TileFolds, TileSet
+from casbah.products.tiles import TileFolds, TileSet, holds_folds
 from casbah.progress import say
 from casbah.seeds import checked_seed
 
@@ -59,7 +59,7 @@ def finetune(
             "--checkpoints"
         )
     output, tiles = Path(output), Path(tiles)
-    if read_kind(tiles, "TileSet").product != TileFolds.schema:
+    if not holds_folds(tiles):
         check_target(output, ModelBundle.schema)
         return _train(experiment, TileSet.open(tiles), output, wanted, max_labels, resume, checkpoints, experiment.name)
     folds = TileFolds.open(tiles)

@@ -226,7 +226,7 @@ def train(
         metrics = {"validation": validation, "monitor": MONITOR, "best_epoch": model.best, "history": history}
         draft.write_json("metrics.json", metrics)
         draft.write_json("training.json", training.model_dump(mode="json"))
-    return ModelBundle.open(output)
+    return ModelBundle.open(output, verify=False)
 
 
 def check(*, settings: Mapping[str, Any], tiles: TileSet, seed: int, max_labels: int | None, name: str) -> None:

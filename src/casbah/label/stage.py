@@ -97,7 +97,7 @@ def label(
             shifts=shifts,
         )
         draft.write_json("labels.json", json.loads(info.model_dump_json()))
-    return LabelSet.open(output)
+    return LabelSet.open(output, verify=False)
 
 
 def _labelled(path: Path, grid: Grid) -> shapely.Geometry:

@@ -207,8 +207,9 @@ def select(
         )
         training = product.training
         _describe(model, product, experiment=training.experiment, starts_from=training.weights_origin)
-        measured = [Evaluation.open(one.path).metrics for one in evaluations]
-        origins = origins_of([ModelBundle.open(one.path) for one in models])
+        # The stage has checked them all.
+        measured = [Evaluation.open(one.path, verify=False).metrics for one in evaluations]
+        origins = origins_of([ModelBundle.open(one.path, verify=False) for one in models])
         comparison.metadata["experiments"] = {one.experiment: numbers(one) for one in measured}
         comparison.metadata["starts_from"] = origins
         table = comparison_table(measured, product.training.experiment, origins)

@@ -2,6 +2,7 @@
 
 import json
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from casbah.errors import InputError
-from casbah.products.manifest import Product
+from casbah.products.manifest import Product, read_kind
 
 if TYPE_CHECKING:
     import geopandas
@@ -172,3 +173,8 @@ class TileFolds(Product):
     def refit(self) -> TileSet:
         """The TileSet over all blocks; what is trained on it has the folds' scores, not its own."""
         return TileSet.open(self.path / "refit", verify=False)
+
+
+def holds_folds(path: Path) -> bool:
+    """Whether a directory of tiles holds one TileSet a fold; `InputError` where it holds no product."""
+    return read_kind(path, "TileSet").product == TileFolds.schema

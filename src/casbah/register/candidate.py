@@ -6,9 +6,8 @@ from pathlib import Path
 from casbah.blocks import seen_among
 from casbah.errors import InputError
 from casbah.products.evaluation import Evaluation, EvaluationMetrics
-from casbah.products.manifest import read_kind
 from casbah.products.model import ModelBundle
-from casbah.products.tiles import TileFolds, TileSet
+from casbah.products.tiles import TileFolds, TileSet, holds_folds
 from casbah.register.promotion import counts_of, seen_blocks
 
 
@@ -58,8 +57,7 @@ def open_candidate(model: Path, evaluation: Path, tiles: Path | None, champion_t
 
 
 def _open_tiles(path: Path) -> TileSet | TileFolds:
-    folds = path.is_dir() and read_kind(path).product == TileFolds.schema
-    return TileFolds.open(path) if folds else TileSet.open(path)
+    return TileFolds.open(path) if holds_folds(path) else TileSet.open(path)
 
 
 def _check(candidate: Candidate) -> None:
