@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import yaml
 
@@ -35,7 +36,7 @@ def compile_pipeline(
     """
     if output.suffix not in (".yaml", ".yml"):
         raise InputError(f"{output} is no name of a YAML file; end it in .yaml")
-    partial = output.with_name(f".{output.stem}.partial{output.suffix}")
+    partial = output.with_name(f".{output.stem}.partial-{uuid4().hex[:8]}{output.suffix}")
     with _settings(images or {}, registry, cpu), _imports():
         from kfp import compiler
 
