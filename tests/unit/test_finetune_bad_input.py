@@ -298,8 +298,10 @@ def test_weights_that_can_not_be_had_fail_within_seconds_and_say_what_to_do(
     tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretrained = ["model.init_args.model_args.backbone_pretrained=true"]
+    monkeypatch.setenv("CASBAH_WEIGHTS", str(tmp_path / "weights"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(WorldError, match=r"Prithvi-EO-2.0-tiny-TL.*HF_HUB_OFFLINE.*backbone_ckpt_path"):
+    words = r"Prithvi-EO-2.0-tiny-TL.*HF_HUB_OFFLINE.*casbah weights add .*; or set model_args.backbone_pretrained to"
+    with pytest.raises(WorldError, match=words):
         finetune(config="prithvi_tiny_upernet", tiles=tiles.path, output=tmp_path / "model", overrides=pretrained)
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -308,6 +310,16 @@ def test_weights_that_can_not_be_had_fail_within_seconds_and_say_what_to_do(
     missing = [*pretrained, f"model.init_args.model_args.backbone_ckpt_path={tmp_path / 'w.pt'}"]
     with pytest.raises(InputError, match=r"w\.pt, which is no file"):
         finetune(config="prithvi_tiny_upernet", tiles=tiles.path, output=tmp_path / "model", overrides=missing)
+
+
+def test_weights_whose_licence_was_not_accepted_are_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from casbah.finetune import weights
+
+    monkeypatch.setenv("CASBAH_WEIGHTS", str(tmp_path / "weights"))
+    with pytest.raises(InputError, match=r"x\.yaml: mit_b2_imagenet .*--accept-licence nvidia-segformer"):
+        weights.check({"model": "Segformer", "backbone": "mit_b2"}, "x.yaml")
 
 
 @pytest.mark.parametrize(
