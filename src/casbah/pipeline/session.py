@@ -2,18 +2,17 @@
 
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Self
 from uuid import uuid4
 
 from casbah import stack
 from casbah.errors import InputError, WorldError
+from casbah.interruption import termination_as_interrupt
 from casbah.pipeline import compiled, inputs, local
 from casbah.pipeline.display import Display
 from casbah.products.evaluation import Evaluation, EvaluationMetrics
@@ -120,7 +119,7 @@ class Session:
 
     def __enter__(self) -> Self:
         with ExitStack() as exits:
-            exits.enter_context(_termination_as_interrupt())
+            exits.enter_context(termination_as_interrupt())
             if not self.embedded and Store.configured() and os.environ.get("MLFLOW_TRACKING_URI"):
                 say("Using the object store and MLflow that the environment names")
             else:
@@ -256,22 +255,3 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-@contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end a session as Ctrl-C does, so that what it started is stopped."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    # Under nohup a closed terminal is to be ignored, and stays so.
-    mine = [number for number, handler in before.items() if handler != signal.SIG_IGN]
-    for number in mine:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number in mine:
-            signal.signal(number, before[number])
