@@ -22,6 +22,7 @@ MODULES = (
     "tile",
     "finetune",
     "evaluate",
+    "compare",
     "register",
     "visualize",
     "pipeline",
