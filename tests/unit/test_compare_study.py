@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from casbah.compare.rows import RANDOM, origin, study
 from casbah.compare.shown import chosen
 from casbah.errors import InputError
 from casbah.finetune.subset import training_rows
+from casbah.pipeline import steps
 from casbah.products.comparison import Comparison
 from casbah.products.model import ModelBundle
 from casbah.products.tiles import TileFolds, TileSet
@@ -420,3 +422,20 @@ def test_a_report_is_written_of_models_and_evaluations_that_are_there(tmp_path: 
         with pytest.raises(InputError, match=sentence):
             report(**given | change, output=tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
+
+
+def test_the_component_leaves_the_comparison_and_its_pages(tmp_path: Path, tiles: TileSet) -> None:
+    done = compared(tmp_path, tiles, [yaml_of(tmp_path, "short", 2)])
+    run = next((tmp_path / "study" / "runs").glob("*/seed_0-all"))
+
+    def artifact(path: Path) -> Any:
+        return SimpleNamespace(path=str(path), metadata={})
+
+    comparison, page, summary = (artifact(tmp_path / name) for name in ("comparison", "page", "summary"))
+    models, validations, tests = ([artifact(run / name)] for name in ("model", "val", "test"))
+    given = {"models": models, "validations": validations, "tests": tests, "tiles": artifact(tiles.path)}
+    steps.compare(comparison, page, summary, **given)
+    assert Comparison.open(comparison.path).facts == done.facts
+    assert comparison.metadata["best"] == "short"
+    assert "<h1>Building models compared</h1>" in Path(page.path).read_text()
+    assert "![" not in Path(summary.path).read_text(), "the Kubeflow UI shows this file without its pictures"

@@ -55,13 +55,12 @@ def compare(
         jobs=jobs,
         overrides=overrides or (),
     )
-    _print_table(done)
-    for name in ("comparison.html", "comparison.md"):
-        typer.echo(done.path / name)
+    print_comparison(done)
     _raise_first_failure(done.facts)
 
 
-def _print_table(done: "Comparison") -> None:
+def print_comparison(done: "Comparison") -> None:
+    """The first table in short, and where the report lies, on standard output."""
     facts = done.facts
     if facts.simulated:
         typer.echo("SIMULATED imagery and footprints: these numbers show that everything works, no more.")
@@ -73,6 +72,8 @@ def _print_table(done: "Comparison") -> None:
     widths = [max(len(cells[i]) for cells in rows) for i in range(len(rows[0]))]
     for cells in rows:
         typer.echo("  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
+    for name in ("comparison.html", "comparison.md"):
+        typer.echo(done.path / name)
 
 
 def _raise_first_failure(facts: "ComparisonFacts") -> None:
