@@ -23,6 +23,7 @@ MODULES = (
     "weights",
     "finetune",
     "evaluate",
+    "compare",
     "register",
     "visualize",
     "pipeline",

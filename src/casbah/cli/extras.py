@@ -12,6 +12,7 @@ EXTRAS = {
     "finetune": "train",
     "evaluate": "train,report",
     "select": "train,report",
+    "compare": "train,report",
     "register": "train",
     "rollback": "train",
     "visualize": "train,report",
