@@ -116,13 +116,17 @@ class _Run:
 
 
 def _by_content(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with the sha256 of the pretrained weights in the place of the file that holds them."""
-    model_args = config["model"]["init_args"]["model_args"]
-    file = model_args.get("backbone_ckpt_path")
-    if file is None:
-        return config
+    """A configuration with the sha256 of the pretrained weights in the place of the file that holds them.
+
+    Statistics of the tiles are left out: they are the tiles', whose digest stands beside that of the configuration, and
+    the folds of one experiment have one configuration.
+    """
     found = copy.deepcopy(config)
-    found["model"]["init_args"]["model_args"] = model_args | {"backbone_ckpt_path": sha256_of(Path(file))}
+    model_args = found["model"]["init_args"]["model_args"]
+    model_args.pop("statistics", None)
+    file = model_args.get("backbone_ckpt_path")
+    if file is not None:
+        model_args["backbone_ckpt_path"] = sha256_of(Path(file))
     return found
 
 

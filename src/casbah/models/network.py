@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from casbah.errors import InputError, WorldError
-from casbah.models import check_images, normalisation, torchvision_cure
+from casbah.models import check_images, graph, normalisation, torchvision_cure
 from casbah.products.model import ModelBundle, Training
 
 PIXELS_PER_BATCH = 2**18
@@ -73,6 +73,8 @@ def build(model_factory: str, model_args: Mapping[str, Any]) -> nn.Module:
         import terratorch.models  # noqa: F401 - fills the registries
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
         from terratorch.registry import MODEL_FACTORY_REGISTRY
+
+        graph.register()
 
         try:
             return MODEL_FACTORY_REGISTRY.build(model_factory).build_model("segmentation", **dict(model_args))
