@@ -38,10 +38,13 @@ LIGHTNINGS_EPOCHS = 1000
 """What its Trainer does where the experiment says nothing of max_epochs."""
 
 
-def check(*, experiment: Experiment, tiles: TileSet, seed: int, max_labels: int | None) -> None:
-    """What `train` refuses before it trains: `InputError`, or `WorldError` where pretrained weights can't be had."""
+def check(*, experiment: Experiment, tiles: TileSet, seed: int, max_labels: int | None) -> str:
+    """Digest of the resolved configuration.
+
+    Raises what `train` refuses before it trains: `InputError`, or `WorldError` where pretrained weights can't be had.
+    """
     with network.quiet():
-        _Run(experiment, tiles, seed, max_labels)
+        return _Run(experiment, tiles, seed, max_labels).digest
 
 
 def train(
