@@ -35,7 +35,7 @@ def forest(path: Path, rounds: int = 12, **more: Any) -> Path:
 def unet(path: Path) -> Path:
     """The YAML of a U-Net after one epoch, of two bands."""
     settings = read(
-        "unet_scratch",
+        "unet_scratch_small",
         ["trainer.max_epochs=1", "model.init_args.flips_at_test=false", "data.init_args.bands=[B08, B04]"],
     ).settings
     path.write_text(yaml.safe_dump(settings))
