@@ -59,7 +59,7 @@ def read_rows(names: Sequence[str], small: bool, overrides: Sequence[str]) -> li
         raise InputError("--small takes the small variants of all rows: leave it out, or name no experiment")
     rows, used = [], set()
     for name in names or study(small):
-        networks = not read(name).is_trees
+        networks = read(name).is_network
         own = tuple(one for one in overrides if (one.partition("=")[0].partition(".")[0] in TOP_LEVEL) is networks)
         used |= set(own)
         rows.append(Row(read(name, own), str(Path(name).resolve()) if Path(name).is_file() else name, own))

@@ -1,4 +1,4 @@
-"""What networks and trees alike look up in their tiles, and what each of their bundles says."""
+"""What every kind of model looks up in its tiles, and what each of their bundles says."""
 
 import resource
 from collections.abc import Sequence
@@ -74,11 +74,16 @@ def choose_threshold(predictor: Predictor, tiles: TileSet) -> tuple[float, dict[
     """The IoU-maximal threshold on validation, and what the model scores there."""
     split = tiles.split("val")
     index = [tiles.info.bands.index(name) for name in predictor.training.bands]
-    found, masks = predictor.probabilities(np.asarray(split.images)[:, :, index]), np.asarray(split.masks)
+    return threshold_of(predictor.probabilities(np.asarray(split.images)[:, :, index]), tiles)
+
+
+def threshold_of(found: NDArray[np.float32], tiles: TileSet) -> tuple[float, dict[str, Any]]:
+    """The same for probabilities (tiles, rows, cols) of the validation tiles."""
+    masks = np.asarray(tiles.split("val").masks)
     threshold = scoring.best_threshold(found, masks)
     counts = scoring.confusion(scoring.called_building(found, threshold), masks)
     scores = {key: finite(float(value)) for key, value in scoring.scores(counts).items()}
-    return threshold, {**scores, "threshold": threshold, "tiles": len(split), "counts": list(counts)}
+    return threshold, {**scores, "threshold": threshold, "tiles": len(masks), "counts": list(counts)}
 
 
 def finite(value: float) -> float | None:

@@ -18,10 +18,12 @@ from casbah.finetune import inputs
 from casbah.finetune.bundling import band_index, check_split
 from casbah.finetune.experiment import check_range
 from casbah.finetune.subset import training_rows
-from casbah.models import network
+from casbah.models import graph, network
 from casbah.models.normalisation import Normalisation
 from casbah.products.tiles import Split, TileSet
 from casbah.seeds import checked_seed
+
+graph.register()  # what an experiment's YAML may name, wherever it names this data module
 
 IGNORE = 255
 TILES_AT_ONCE = 64

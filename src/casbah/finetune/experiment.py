@@ -16,8 +16,10 @@ from casbah import experiments
 from casbah.errors import InputError
 from casbah.seeds import checked_seed
 
-TREES = "boosted_pixels"
-"""The value of the top-level key `kind` of an experiment that is not a network."""
+NETWORK, TREES, ENSEMBLE = "network", "boosted_pixels", "ensemble"
+
+OTHERS = {TREES: "grows trees", ENSEMBLE: "blends other models"}
+"""Values of the top-level key `kind` of experiments that are no networks, which have no such key: what each does."""
 
 TOP_LEVEL = (
     "seed_everything",
@@ -47,13 +49,22 @@ class Experiment:
     source: str
 
     @property
-    def is_trees(self) -> bool:
-        return "kind" in self.settings
+    def kind(self) -> str:
+        """`network`, or the `kind` that it names."""
+        return self.settings.get("kind", NETWORK)
+
+    @property
+    def is_network(self) -> bool:
+        """Whether TerraTorch's command line takes it too."""
+        return self.kind == NETWORK
 
     @property
     def seed(self) -> int:
-        """What the file says under `seed_everything` (`seed` for trees), else 0; `InputError` where it is none."""
-        key = "seed" if self.is_trees else "seed_everything"
+        """What the file says under `seed_everything` (under `seed` where it is no network), else 0.
+
+        `InputError` where that is no seed.
+        """
+        key = "seed_everything" if self.is_network else "seed"
         return checked_seed(self.settings.get(key, 0), f"{self.source}: {key}")
 
 
@@ -92,9 +103,9 @@ def read(config: str | Path, overrides: Sequence[str] = (), also: Sequence[str] 
     for override in overrides:
         _override(settings, override)
     experiment = Experiment(path.stem, settings, str(path))
-    if experiment.is_trees:
-        if settings["kind"] != TREES:
-            raise InputError(f"{path}: kind is {settings['kind']!r}; {TREES} is the only kind beside networks")
+    if "kind" in settings:
+        if settings["kind"] not in OTHERS:
+            raise unknown("the kind", str(settings["kind"]), OTHERS, f"{path}")
     else:
         _check_sections(settings, str(path), (*TOP_LEVEL, *also))
     _ = experiment.seed

@@ -38,10 +38,13 @@ LIGHTNINGS_EPOCHS = 1000
 """What its Trainer does where the experiment says nothing of max_epochs."""
 
 
-def check(*, experiment: Experiment, tiles: TileSet, seed: int, max_labels: int | None) -> None:
-    """What `train` refuses before it trains: `InputError`, or `WorldError` where pretrained weights can't be had."""
+def check(*, experiment: Experiment, tiles: TileSet, seed: int, max_labels: int | None) -> str:
+    """Digest of the resolved configuration.
+
+    Raises what `train` refuses before it trains: `InputError`, or `WorldError` where pretrained weights can't be had.
+    """
     with network.quiet():
-        _Run(experiment, tiles, seed, max_labels)
+        return _Run(experiment, tiles, seed, max_labels).digest
 
 
 def train(
@@ -124,13 +127,17 @@ def _check_units(model: Mapping[str, Any], data: Mapping[str, Any], where: str) 
 
 
 def _by_content(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with the sha256 of the pretrained weights in the place of the file that holds them."""
-    model_args = config["model"]["init_args"]["model_args"]
-    file = model_args.get("backbone_ckpt_path")
-    if file is None:
-        return config
+    """A configuration with the sha256 of the pretrained weights in the place of the file that holds them.
+
+    Statistics of the tiles are left out: they are the tiles', whose digest stands beside that of the configuration, and
+    the folds of one experiment have one configuration.
+    """
     found = copy.deepcopy(config)
-    found["model"]["init_args"]["model_args"] = model_args | {"backbone_ckpt_path": sha256_of(Path(file))}
+    model_args = found["model"]["init_args"]["model_args"]
+    model_args.pop("statistics", None)
+    file = model_args.get("backbone_ckpt_path")
+    if file is not None:
+        model_args["backbone_ckpt_path"] = sha256_of(Path(file))
     return found
 
 

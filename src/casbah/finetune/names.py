@@ -20,6 +20,7 @@ from terratorch.registry.registry import MultiSourceRegistry
 import casbah.finetune
 from casbah.errors import InputError
 from casbah.finetune.experiment import Experiment, check_range, unknown
+from casbah.models import graph
 
 OURS = {
     "model": ("BuildingSegmentationTask",),
@@ -151,6 +152,8 @@ def _network(arguments: Mapping[str, Any], where: str) -> None:
         _smp(given, where)
     elif factory == "EncoderDecoderFactory":
         _encoder_decoder(given, where)
+    elif factory == graph.FACTORY:
+        _keys(given, _factory_names(factory), "model_args", where)
 
 
 def _known(what: str, name: Any, names: Collection[str] | MultiSourceRegistry[Any], where: str) -> None:

@@ -15,7 +15,7 @@ from casbah.finetune import inputs
 from casbah.finetune.callbacks import StopOnNaN
 from casbah.finetune.experiment import check_range
 from casbah.finetune.loss import BuildingLoss
-from casbah.models import network
+from casbah.models import graph, network
 from casbah.products.tiles import TileInfo
 
 STEPS = 200
@@ -219,7 +219,10 @@ def complete(factory: str, model_args: dict[str, Any], data: Any) -> dict[str, A
     `InputError` where the experiment says something else than the data.
     """
     bands, info = data.band_names, data.tile_set.info
-    filled = _filled(factory, model_args, bands, data.layout, info)
+    if factory == graph.FACTORY:
+        filled = graph.arguments_of(bands, data.statistics.mean, data.statistics.std)
+    else:
+        filled = _filled(factory, model_args, bands, data.layout, info)
     for key, value in filled.items():
         if key != "necks" and key in model_args and model_args[key] not in (None, value):
             raise InputError(

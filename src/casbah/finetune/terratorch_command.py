@@ -7,7 +7,7 @@ from typing import Any
 
 from casbah.errors import CasbahError, InputError
 from casbah.finetune.complaint import gist, ours
-from casbah.finetune.experiment import Experiment, located, read
+from casbah.finetune.experiment import OTHERS, Experiment, located, read
 
 COMMANDS = ("fit", "validate", "test")
 OPTIONS = ("--config", "-c")
@@ -34,9 +34,9 @@ def checked(arguments: Sequence[str]) -> tuple[list[str], str | None]:
     if not _is_ours(file):
         return given, None
     experiment = read(file, also=OF_COMMANDS)
-    if experiment.is_trees:
+    if not experiment.is_network:
         raise InputError(
-            f"{file} grows trees, which TerraTorch does not know: train it by "
+            f"{file} {OTHERS[experiment.kind]}, which TerraTorch does not know: train it by "
             f"`casbah finetune --config {name} --tiles TILES --output MODEL`"
         )
     if not experiment.settings["data"]["class_path"].startswith("casbah.finetune."):

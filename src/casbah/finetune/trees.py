@@ -229,11 +229,12 @@ def train(
     return ModelBundle.open(output, verify=False)
 
 
-def check(*, settings: Mapping[str, Any], tiles: TileSet, seed: int, max_labels: int | None, name: str) -> None:
-    """`InputError` where `train` would refuse the settings or the tiles."""
+def check(*, settings: Mapping[str, Any], tiles: TileSet, seed: int, max_labels: int | None, name: str) -> str:
+    """Digest of the resolved configuration; `InputError` where `train` would refuse the settings or the tiles."""
     run = _Run(name, settings, tiles, seed, max_labels)
     if run.settings.context:
         run.shares()
+    return digest(run.config)
 
 
 class _Run:

@@ -35,6 +35,10 @@ def load(bundle: ModelBundle) -> Predictor:
         from casbah.models.boosted import load as load_trees
 
         return load_trees(bundle)
+    if bundle.training.kind == "ensemble":
+        from casbah.models.ensemble import load as load_ensemble
+
+        return load_ensemble(bundle)
     from casbah.models.network import load as load_network
 
     return load_network(bundle)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from casbah.errors import InputError, WorldError
-from casbah.models import check_images, published, torchvision_cure
+from casbah.models import check_images, graph, published, torchvision_cure
 from casbah.models.normalisation import Normalisation
 from casbah.products.model import ModelBundle, Training
 from casbah.progress import say
@@ -92,6 +92,8 @@ def _built(model_factory: str, model_args: Mapping[str, Any]) -> nn.Module:
         import terratorch.models  # noqa: F401 - fills the registries
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
         from terratorch.registry import MODEL_FACTORY_REGISTRY
+
+        graph.register()
 
         try:
             return MODEL_FACTORY_REGISTRY.build(model_factory).build_model("segmentation", **dict(model_args))

@@ -7,7 +7,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from casbah.errors import InputError
 from casbah.products.manifest import Product
+
+MEMBERS = "members"
+"""The folder of an ensemble's bundle that holds the bundles of its members."""
 
 
 class Training(BaseModel):
@@ -15,7 +19,9 @@ class Training(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     experiment: str
-    kind: Literal["network", "trees"]
+    kind: Literal["network", "trees", "ensemble"]
+    members: tuple[str, ...] = ()
+    """Of an ensemble: the names of its members, in the order of their weights."""
     bands: tuple[str, ...]
     """In input order, ESA's names."""
     periods: int
@@ -29,8 +35,8 @@ class Training(BaseModel):
     threshold: float
     """Probability from which on a pixel is called building; chosen on validation."""
     normalisation: dict[str, Any] = {}
-    """`casbah.models.normalisation.Normalisation` as plain values (empty for trees): `mean` and `std` per period and
-    band, their `source`, and the stretch before them, where there is one."""
+    """`casbah.models.normalisation.Normalisation` as plain values (empty for trees and ensembles): `mean` and `std` per
+    period and band, their `source`, and the stretch before them, where there is one."""
     input_range: dict[str, Any] = {}
     """Per band, low and high (1st and 99th percentile) of the training pixels, in the units above."""
     blocks: dict[str, tuple[str, ...]]
@@ -41,7 +47,8 @@ class Training(BaseModel):
     """Digest of the resolved configuration."""
     seed: int
     pretrained: str | None = None
-    """What the backbone's weights were pretrained on; None where the model started from random weights."""
+    """What the backbone's weights were pretrained on (of an ensemble: which members' on what); None where the model
+    started from random weights."""
     parameters: int
     """How many numbers were learned (network weights, or the trees' nodes)."""
     epochs: int | None = None
@@ -56,15 +63,18 @@ class Training(BaseModel):
 
     @property
     def weights_origin(self) -> str:
-        """What training started from, for tables: `random weights`, `pretrained: …`, or `trees`."""
+        """What training started from, for tables: `random weights`, `pretrained: …`, `trees`, or `ensemble of …`."""
         if self.kind == "trees":
             return "trees"
+        if self.kind == "ensemble":
+            return f"ensemble of {', '.join(self.members)}"
         return f"pretrained: {self.pretrained}" if self.pretrained else "random weights"
 
 
 class ModelBundle(Product):
     """Files: `config.yaml` (resolved), `weights.safetensors` (networks and trees alike: no pickle), `metrics.json`
-    (validation scores and the history), `training.json`."""
+    (validation scores and the history), `training.json`; of an ensemble also `members/<name>/`, whole bundles, and
+    `weights.safetensors` then holds their shares of the blend."""
 
     schema = "model"
     required = ("config.yaml", "weights.safetensors", "metrics.json", "training.json")
@@ -84,3 +94,16 @@ class ModelBundle(Product):
     @property
     def config_path(self) -> Path:
         return self.path / "config.yaml"
+
+    @cached_property
+    def members(self) -> dict[str, "ModelBundle"]:
+        """The members of an ensemble by name, none of another model; their files were checked with the bundle's.
+
+        `InputError` where one is missing.
+        """
+        found = {}
+        for name in self.training.members:
+            if f"{MEMBERS}/{name}/manifest.json" not in self.manifest.files or Path(name).name != name:
+                raise InputError(f"{self.path} lacks its member {name}: copy the whole directory or train it again")
+            found[name] = ModelBundle.open(self.path / MEMBERS / name, verify=False)
+        return found

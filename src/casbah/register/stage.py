@@ -8,9 +8,12 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 import casbah
 from casbah.addresses import shown
@@ -32,12 +35,16 @@ DECISION = "casbah.decision"
 
 PROMOTED, KEPT, NOT_COMPARED = "promoted", "kept as challenger", "not compared"
 
-REQUIREMENTS = {
+REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "network": ("numpy", "pydantic", "torch", "torchvision", "terratorch", "torchgeo", "lightning",
                 "segmentation-models-pytorch", "safetensors", "PyYAML", "jsonargparse", "rich"),
     "trees": ("numpy", "pydantic", "scipy", "safetensors", "PyYAML", "rich"),
+    "ensemble": ("numpy", "pydantic", "safetensors", "PyYAML", "rich"),
 }  # fmt: skip
 """What a registered model of each kind needs beside Casbah's own code, which travels with it."""
+
+FACTORY_REQUIREMENTS = {"UrbanGraphSAGEFactory": ("torch-geometric", "scikit-image", "scipy")}
+"""What networks of a model factory need on top."""
 
 
 @dataclass(frozen=True)
@@ -238,14 +245,24 @@ def _log_model(mlflow: Any, model: ModelBundle) -> Any:
             code_paths=[str(code)],
             signature=signature,
             input_example=example,
-            pip_requirements=_requirements(training.kind),
+            pip_requirements=_requirements(model),
         )
 
 
-def _requirements(kind: str) -> list[str]:
+def _requirements(model: ModelBundle) -> list[str]:
     """Pinned to what is installed here; local version labels (`+cpu`) are left out, since no index serves them."""
-    wanted = ("mlflow", *REQUIREMENTS[kind])
+    wanted = dict.fromkeys(("mlflow", *_needed(model)))  # each once, in a steady order
     return [f"{package}=={importlib.metadata.version(package).split('+')[0]}" for package in wanted]
+
+
+def _needed(model: ModelBundle) -> Iterator[str]:
+    """What a model needs, and what its members do."""
+    yield from REQUIREMENTS[model.training.kind]
+    if model.training.kind == "network":
+        config = yaml.safe_load(model.config_path.read_text(encoding="utf-8"))
+        yield from FACTORY_REQUIREMENTS.get(config["model"]["init_args"].get("model_factory"), ())
+    for member in model.members.values():
+        yield from _needed(member)
 
 
 def _scores(metrics: EvaluationMetrics) -> dict[str, float]:
