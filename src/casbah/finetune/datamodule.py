@@ -17,7 +17,7 @@ from casbah.errors import InputError
 from casbah.finetune.bundling import band_index, check_split
 from casbah.finetune.experiment import check_range
 from casbah.finetune.subset import training_rows
-from casbah.models import network, normalisation
+from casbah.models import backbones, network, normalisation
 from casbah.products.tiles import Split, TileSet
 from casbah.seeds import checked_seed
 
@@ -27,6 +27,8 @@ TILES_AT_ONCE = 64
 
 TILES_VARIABLE = "CASBAH_TILES"
 """Names the TileSet where the experiment does not: an experiment holds no path."""
+
+backbones.register()  # every experiment names this module, and TerraTorch's own command builds what it names
 
 
 class BatchOf(NamedTuple):
