@@ -18,12 +18,10 @@ from casbah.finetune import inputs
 from casbah.finetune.bundling import band_index, check_split
 from casbah.finetune.experiment import check_range
 from casbah.finetune.subset import training_rows
-from casbah.models import graph, network
+from casbah.models import backbones, graph, network
 from casbah.models.normalisation import Normalisation
 from casbah.products.tiles import Split, TileSet
 from casbah.seeds import checked_seed
-
-graph.register()  # what an experiment's YAML may name, wherever it names this data module
 
 IGNORE = 255
 TILES_AT_ONCE = 64
@@ -31,6 +29,9 @@ TILES_AT_ONCE = 64
 
 TILES_VARIABLE = "CASBAH_TILES"
 """Names the TileSet where the experiment does not: an experiment holds no path."""
+
+graph.register()
+backbones.register()  # every experiment names this module, and TerraTorch's own command builds what it names
 
 
 class BatchOf(NamedTuple):

@@ -116,7 +116,7 @@ class _Run:
     def _model_args(self, arguments: dict[str, Any]) -> dict[str, Any]:
         given = dict(arguments["model_args"] or {})
         if isinstance(self.task, BuildingSegmentationTask):
-            return complete(arguments["model_factory"], given | {"num_classes": 2}, self.data)
+            return complete(arguments["model_factory"], given | {"num_classes": 2}, self.data, self.task.upsample)
         return given
 
 

@@ -42,6 +42,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VISUAL = {"L1C": 3558.0, "L2A": 2000.0}
 """Reflectance x 10000 that is 255 in ESA's 8-bit true-colour images (Sentinel-2 products specification, TCI)."""
 
+UNKNOWN_MONTH = 6
+"""What Galileo was told where it did not know the month (June); scenes of different months in one TileSet."""
+
 TRAIN, IMAGENET = "train", "imagenet"
 
 

@@ -143,7 +143,7 @@ class BuildingSegmentationTask(SemanticSegmentationTask):
             return
         data = self.trainer.datamodule
         inputs.check_pretrained(self.factory, self.model_args, data.normalisation, "the experiment")
-        self.model_args = complete(self.factory, self.model_args, data)
+        self.model_args = complete(self.factory, self.model_args, data, self.upsample)
         torch.manual_seed(data.seed)
         self.model = network.build(self.factory, self.model_args)
         share = min(max(data.building_share, 1e-4), 1 - 1e-4)
@@ -213,8 +213,8 @@ class _Scores(BuildingScore):
         return {f"{self.prefix}{name}": value.float() for name, value in super().compute().items()}
 
 
-def complete(factory: str, model_args: dict[str, Any], data: Any) -> dict[str, Any]:
-    """Fill in what the data decide: channels, bands, and how several dates reach the backbone.
+def complete(factory: str, model_args: dict[str, Any], data: Any, upsample: int = 1) -> dict[str, Any]:
+    """Fill in what the data decide: channels, bands, ground resolution, and how several dates reach the backbone.
 
     `InputError` where the experiment says something else than the data.
     """
@@ -222,7 +222,7 @@ def complete(factory: str, model_args: dict[str, Any], data: Any) -> dict[str, A
     if factory == graph.FACTORY:
         filled = graph.arguments_of(bands, data.statistics.mean, data.statistics.std)
     else:
-        filled = _filled(factory, model_args, bands, data.layout, info)
+        filled = _filled(factory, model_args, bands, data.layout, info, upsample)
     for key, value in filled.items():
         if key != "necks" and key in model_args and model_args[key] not in (None, value):
             raise InputError(
@@ -233,7 +233,7 @@ def complete(factory: str, model_args: dict[str, Any], data: Any) -> dict[str, A
 
 
 def _filled(
-    factory: str, model_args: Mapping[str, Any], bands: Sequence[str], layout: str, info: TileInfo
+    factory: str, model_args: Mapping[str, Any], bands: Sequence[str], layout: str, info: TileInfo, upsample: int
 ) -> dict[str, Any]:
     if factory == "SMPModelFactory":
         # Its `bands` only counts; numbers stand for channels that have no one name.
@@ -244,11 +244,13 @@ def _filled(
         return {}
     if known is not None and known.dates == "each":
         _check_frames(layout, model_args)
-        return _each_date(known, bands, info)
+        return _each_date(known, bands, info, upsample)
     names = [inputs.HLS_NAMES[name] for name in bands]
     if known is not None and known.dates == "months":
         _check_frames(layout, model_args)
-        return {"backbone_bands": list(bands), "backbone_months": list(info.months)}
+        months = [month or inputs.UNKNOWN_MONTH for month in info.months or [None] * info.periods]
+        resolution = info.resolution / upsample
+        return {"backbone_bands": list(bands), "backbone_months": months, "backbone_resolution": resolution}
     filled: dict[str, Any] = {"backbone_bands": names, "backbone_num_frames": info.periods}
     if "necks" in model_args:
         filled["necks"] = [_with_frames(neck, info.periods) for neck in model_args["necks"]]
@@ -263,7 +265,7 @@ def _check_frames(layout: str, model_args: Mapping[str, Any]) -> None:
         )
 
 
-def _each_date(known: inputs.Family, bands: Sequence[str], info: TileInfo) -> dict[str, Any]:
+def _each_date(known: inputs.Family, bands: Sequence[str], info: TileInfo, upsample: int) -> dict[str, Any]:
     """One date at a time through the backbone; the decoder sees the features of all dates, stacked."""
     wanted: Any = list(bands)
     filled: dict[str, Any] = {}
@@ -271,6 +273,8 @@ def _each_date(known: inputs.Family, bands: Sequence[str], info: TileInfo) -> di
         modality = f"S2{info.level}"
         filled["backbone_modalities"] = [modality]
         wanted = {modality: [inputs.HLS_NAMES[name] for name in bands]}
+    if known.prefix == "scalemae":
+        filled["backbone_resolution"] = info.resolution / upsample
     filled |= {"backbone_bands": wanted, "backbone_use_temporal": True, "backbone_temporal_pooling": "concat"}
     return filled | {"backbone_temporal_n_timestamps": info.periods}
 

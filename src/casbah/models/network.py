@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from casbah.errors import InputError, WorldError
-from casbah.models import check_images, graph, published, torchvision_cure
+from casbah.models import backbones, check_images, graph, published, torchvision_cure
 from casbah.models.normalisation import Normalisation
 from casbah.products.model import ModelBundle, Training
 from casbah.progress import say
@@ -89,6 +89,7 @@ def build(model_factory: str, model_args: Mapping[str, Any]) -> nn.Module:
 def _built(model_factory: str, model_args: Mapping[str, Any]) -> nn.Module:
     torchvision_cure.apply()
     with quiet():
+        backbones.register()
         import terratorch.models  # noqa: F401 - fills the registries
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
         from terratorch.registry import MODEL_FACTORY_REGISTRY
