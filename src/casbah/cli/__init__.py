@@ -21,6 +21,7 @@ MODULES = (
     "label",
     "tile",
     "finetune",
+    "tune",
     "evaluate",
     "register",
     "visualize",

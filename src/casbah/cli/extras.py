@@ -9,6 +9,7 @@ EXTRAS = {
     "label": "geo",
     "tile": "geo",
     "finetune": "train",
+    "tune": "train",
     "evaluate": "train,report",
     "select": "train,report",
     "register": "train",

@@ -77,6 +77,15 @@ def finetune(
     return bundle
 
 
+def check(
+    *, config: str | Path, tiles: TileSet, max_labels: int | None = None, overrides: Sequence[str] = ()
+) -> Experiment:
+    """Raise what `finetune` would raise before it trains, and return the experiment; nothing is written."""
+    experiment = read(config, overrides)
+    _check(experiment, tiles, experiment.seed, max_labels)
+    return experiment
+
+
 def _check(experiment: Experiment, tiles: TileSet, seed: int, max_labels: int | None) -> None:
     """Refuse what the training of `tiles` would refuse."""
     if experiment.is_trees:
