@@ -101,7 +101,7 @@ def building_footprints(
     stac: str = "https://earth-search.aws.element84.com/v1",
     labels: str = "osm",
     labelled_area: str = "",
-    experiments: list[str] = ["unet_scratch", "prithvi_tiny_upernet", "boosted_pixels"],  # noqa: B006 - KFP reads it
+    experiments: list[str] = ["unet_scratch_small", "prithvi_tiny_upernet", "boosted_pixels"],  # noqa: B006 - KFP reads it
     periods: int = 1,
     max_cloud: float = 20.0,
     tile_size: int = 64,

@@ -131,7 +131,7 @@ def test_a_disk_that_fills_up_is_one_sentence_and_loses_nothing(
     ("given", "sentence"),
     [
         ({"experiments": "unet_scrach"}, "experiments is 'unet_scrach'; known here: unet_scratch"),
-        ({"experiments": "unet_scratch,mine.yaml"}, "experiments is 'mine.yaml', a path of your machine"),
+        ({"experiments": "unet_scratch_small,mine.yaml"}, "experiments is 'mine.yaml', a path of your machine"),
         ({"aoi": "algier"}, "aoi is 'algier'; known here: algiers"),
         ({"aoi": "s3:///town.geojson"}, "s3://bucket/key is wanted"),
         ({"labels": "overtur"}, "labels is 'overtur'; known here: overture"),

@@ -20,6 +20,7 @@ MODULES = (
     "ingest",
     "label",
     "tile",
+    "weights",
     "finetune",
     "tune",
     "evaluate",

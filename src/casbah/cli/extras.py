@@ -8,6 +8,7 @@ EXTRAS = {
     "ingest": "geo",
     "label": "geo",
     "tile": "geo",
+    "weights": "train",
     "finetune": "train",
     "tune": "train",
     "evaluate": "train,report",

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from casbah.errors import InputError, WorldError
-from casbah.models import check_images, normalisation, torchvision_cure
+from casbah.models import check_images, published, torchvision_cure
+from casbah.models.normalisation import Normalisation
 from casbah.products.model import ModelBundle, Training
+from casbah.progress import say
 
 PIXELS_PER_BATCH = 2**18
 """Bounds the memory of a prediction: about 1 GB of activations in a U-Net of ResNet-18."""
@@ -66,8 +68,25 @@ def quiet() -> Iterator[None]:
 def build(model_factory: str, model_args: Mapping[str, Any]) -> nn.Module:
     """A network with two output classes, background and building, through TerraTorch's own factory.
 
-    `InputError` where the factory refuses an argument, `WorldError` where pretrained weights can't be fetched.
+    Where pretraining is asked for and the manifest of `casbah.weights` lists the backbone, the factory builds it from
+    random weights and the published file is loaded then, whole or not at all (see `casbah.models.published.load`); any
+    other backbone is left to its own house. What was loaded is said, and kept as `starts_from` of the network.
+
+    `InputError` where the factory refuses an argument or a file does not fit, `WorldError` where pretrained weights
+    can't be fetched.
     """
+    wanted = published.wanted(model_args)
+    if wanted is None:
+        return _built(model_factory, model_args)
+    file = wanted.path()  # first, since it fails sooner than a network is built
+    model: Any = _built(model_factory, untrained(model_args))
+    match = published.load(_backbone_of(model), wanted.entry.name, file, wanted.bands)
+    model.starts_from = published.origin(wanted, file, match)
+    say(f"{model_args.get('backbone')} starts from {model.starts_from}")
+    return model
+
+
+def _built(model_factory: str, model_args: Mapping[str, Any]) -> nn.Module:
     torchvision_cure.apply()
     with quiet():
         import terratorch.models  # noqa: F401 - fills the registries
@@ -90,6 +109,14 @@ def encoder_of(model: nn.Module) -> nn.Module:
     """The backbone of a network that a TerraTorch factory built."""
     inner: Any = getattr(model, "smp_model", model)
     return inner.encoder
+
+
+def _backbone_of(model: nn.Module) -> nn.Module:
+    """The backbone itself, without what TerraTorch wraps around it for several dates."""
+    from terratorch.models.utils import TemporalWrapper
+
+    encoder: Any = encoder_of(model)
+    return encoder.encoder if isinstance(encoder, TemporalWrapper) else encoder
 
 
 def untrained(model_args: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,8 +195,7 @@ class NetworkPredictor:
         """Compute in bfloat16 where the device has it, as the training did."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
-        self._mean = np.asarray(training.normalisation["mean"], np.float32)
-        self._std = np.asarray(training.normalisation["std"], np.float32)
+        self._normalisation = Normalisation.from_dict(training.normalisation)
 
     def probabilities(self, images: NDArray[np.uint16]) -> NDArray[np.float32]:
         """See `casbah.models.Predictor`."""
@@ -185,7 +211,7 @@ class NetworkPredictor:
         rows, cols = images.shape[-2:]
         padded = np.pad(images, ((0, 0),) * 3 + tuple((0, -side % PYRAMID) for side in (rows, cols)), mode="reflect")
         normal = np.empty(padded.shape, np.float32)
-        normalisation.apply(padded, self._mean, self._std, normal)
+        self._normalisation.apply(padded, normal)
         inputs = torch.from_numpy(np.ascontiguousarray(arrange(normal, self.layout))).to(self.device)
         symmetries = DIHEDRAL if self.flips else DIHEDRAL[:1]
         total = torch.zeros((len(images), *padded.shape[-2:]), device=self.device)
