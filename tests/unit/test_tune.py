@@ -14,6 +14,7 @@ import pytest
 import yaml
 from builders import make_tiles
 
+from casbah import experiments
 from casbah.cli import main
 from casbah.errors import CasbahError, InputError, WorldError
 from casbah.finetune import finetune
@@ -87,7 +88,10 @@ Pretend = Callable[..., list[int]]
 def pretend(template: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> Pretend:
     """Trials are scored by a formula at once, the best near a learning rate of 0.1, after what `hook` does."""
 
-    def install(hook: Callable[[int], Outcome | None] = lambda number: None) -> list[int]:
+    def install(
+        hook: Callable[[int], Outcome | None] = lambda number: None,
+        score: Callable[[int, float], float] = lambda number, rate: 0.5 - abs(float(np.log(rate / 0.1))) / 10,
+    ) -> list[int]:
         class Formula(Near):
             def train(self, request: Request) -> Outcome:
                 number = int(request.output.name)
@@ -95,12 +99,11 @@ def pretend(template: ModelBundle, monkeypatch: pytest.MonkeyPatch) -> Pretend:
                 if (outcome := hook(number)) is not None:
                     return outcome
                 rate = read(request.config, request.overrides).settings["trees"]["learning_rate"]
-                iou = 0.5 - abs(float(np.log(rate / 0.1))) / 10
                 config = digest(request.overrides)
                 with ModelBundle.write(request.output, parameters={}) as draft:
                     for name in template.manifest.files:
                         shutil.copyfile(template.path / name, draft.directory / name)
-                    draft.write_json("metrics.json", {"validation": {"iou": iou}})
+                    draft.write_json("metrics.json", {"validation": {"iou": score(number, rate)}})
                     facts = template.training.model_copy(update={"config": config, "seconds": 2.0})
                     draft.write_json("training.json", facts.model_dump(mode="json"))
                 return Outcome(ModelBundle.open(request.output))
@@ -198,7 +201,10 @@ def test_a_study_without_a_finished_trial_is_an_error(
 def test_a_study_that_was_stopped_becomes_the_one_that_was_not(
     tiles: TileSet, tmp_path: Path, my_space: Path, pretend: Pretend, jobs: int
 ) -> None:
-    pretend()
+    def better(number: int, rate: float) -> float:  # each trial changes what is known to be good
+        return number / 100
+
+    pretend(score=better)
     (whole,) = tune(**options(tiles, tmp_path / "whole", my_space, trials=12, jobs=jobs))
 
     def stop(number: int) -> Outcome | None:
@@ -207,13 +213,13 @@ def test_a_study_that_was_stopped_becomes_the_one_that_was_not(
             raise KeyboardInterrupt
         return None
 
-    pretend(stop)
+    pretend(stop, better)
     with pytest.raises(KeyboardInterrupt):
         tune(**options(tiles, tmp_path / "out", my_space, trials=12, jobs=jobs))
     with open(tmp_path / "out/journal.log", "a") as journal:
         journal.write('{"op_code": 4, "study_i')  # killed while it wrote
     assert len(rows(tmp_path / "out")) < 12
-    trained = pretend()
+    trained = pretend(score=better)
     (resumed,) = tune(**options(tiles, tmp_path / "out", my_space, trials=12, jobs=jobs))
     assert without_seconds(tmp_path / "out") == without_seconds(tmp_path / "whole")
     assert min(trained) > 9 - jobs
@@ -285,12 +291,12 @@ def test_each_fold_is_tuned_by_itself_and_never_sees_its_test_blocks(
     folds = make_tiles(tmp_path / "folds", grid=grid, folds=2)
     results = tune(**options(folds, tmp_path / "out", my_space, trials=2))
     assert [result.part.name for result in results] == ["fold_0", "fold_1", "refit"]
-    for result in results:
+    for result, own in zip(results, (*folds.folds, folds.refit), strict=True):
         assert len(rows(result.part.directory)) == 2
         assert (result.part.directory / "best.yaml").is_file()
         seen = ModelBundle.open(result.part.model).training
-        assert seen.tiles == result.part.tiles.digest
-        assert not set(result.part.tiles.info.blocks["test"]) & {*seen.blocks["train"], *seen.blocks["val"]}
+        assert seen.tiles == own.digest
+        assert not set(own.info.blocks["test"]) & {*seen.blocks["train"], *seen.blocks["val"]}
     assert {path.name for path in (tmp_path / "out/model").iterdir()} == {"fold_0", "fold_1", "refit"}
 
 
@@ -437,13 +443,22 @@ def test_the_built_in_space_asks_for_backbone_lr_only_where_a_backbone_is_pretra
     assert keys["true"] - keys["false"] == {"model.init_args.backbone_lr"}
 
 
-@pytest.mark.parametrize("name", ["unet_scratch", "prithvi_tiny_upernet", "boosted_pixels", "boosted_context"])
+@pytest.mark.parametrize("name", ["unet_scratch", "prithvi_100m_upernet_small", "boosted_context"])
 def test_every_value_of_the_built_in_spaces_is_one_that_experiments_take(tiles: TileSet, name: str) -> None:
     from casbah.tune.study import Plan
 
     experiment = read(name)
     plan = Plan(name, (), experiment, space.of(experiment), 1, 0, None, 1)
     Near().check(name, [tiles.path], overrides=(), max_labels=None, variants=plan.variants)
+
+
+def test_there_is_a_built_in_space_for_every_built_in_experiment() -> None:
+    tried = {name: {dimension.key for dimension in space.of(read(name)).dimensions} for name in experiments.names()}
+    decoders = {name for name, keys in tried.items() if "model.init_args.model_args.decoder" in keys}
+    for name, keys in tried.items():
+        assert ("trees.learning_rate" if read(name).is_trees else "model.init_args.lr") in keys
+    assert {"prithvi_100m_upernet", "terramind_base_upernet"} <= decoders
+    assert not {"prithvi_100m_fcn", "terramind_base_fpn", "unet_imagenet"} & decoders
 
 
 def test_a_network_is_tuned_and_its_other_decoder_trains(tiles: TileSet, tmp_path: Path, near: list[int]) -> None:

@@ -45,6 +45,7 @@ def tune(
 
     With folds, each fold is tuned by itself, on its own training and validation tiles, into OUTPUT/fold_0 and so on,
     since the validation blocks of one fold are test blocks of another: settings chosen over all of them would leak.
+    `casbah evaluate` scores each of these models on the tiles of its own fold.
 
     A space is a mapping of the experiment's dotted keys:
 
