@@ -47,9 +47,10 @@ def tune(
     since the validation blocks of one fold are test blocks of another: settings chosen over all of them would leak.
     `casbah evaluate` scores each of these models on the tiles of its own fold.
 
-    A space is a mapping of the experiment's dotted keys:
+    A space is a mapping of the experiment's dotted keys to ranges or choices. `around: 10` is a tenth to ten times what
+    the experiment says, and `times` makes a setting a share of another one:
 
-        model.init_args.lr: {around: 10}                     # a tenth to ten times what the experiment says
+        model.init_args.lr: {around: 10}
 
         model.init_args.weight_decay: {low: 1e-4, high: 0.3, log: true}
 
