@@ -22,6 +22,7 @@ MODULES = (
     "tile",
     "weights",
     "finetune",
+    "tune",
     "evaluate",
     "compare",
     "register",

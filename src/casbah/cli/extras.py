@@ -10,6 +10,7 @@ EXTRAS = {
     "tile": "geo",
     "weights": "train",
     "finetune": "train",
+    "tune": "train",
     "evaluate": "train,report",
     "select": "train,report",
     "compare": "train,report",

@@ -99,7 +99,7 @@ def read(config: str | Path, overrides: Sequence[str] = (), also: Sequence[str] 
     `InputError` where there is no such file or name, where it is no YAML mapping, or where a key stands twice.
     """
     path = located(config)
-    settings = _parse(path)
+    settings = read_mapping(path, "experiment; a YAML mapping with the keys trainer, data and model is wanted")
     for override in overrides:
         _override(settings, override)
     experiment = Experiment(path.stem, settings, str(path))
@@ -158,7 +158,8 @@ def unknown(what: str, found: str, known: Iterable[str], where: str) -> InputErr
     return InputError(f"{where}: {what} {found!r} is unknown; {hint}")
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path, wanted: str) -> dict[str, Any]:
+    """A YAML file that is a mapping; `InputError` where it is none, or a key stands twice: it holds no `wanted`."""
     try:
         settings = yaml.load(path.read_text(encoding="utf-8"), _Strict)  # noqa: S506 - a SafeLoader
     except InputError as error:
@@ -168,7 +169,7 @@ def _parse(path: Path) -> dict[str, Any]:
         where = f" (line {mark.line + 1})" if mark else ""
         raise InputError(f"{path} is not YAML{where}: {getattr(error, 'problem', None) or error}") from None
     if not isinstance(settings, dict):
-        raise InputError(f"{path} holds no experiment; a YAML mapping with the keys trainer, data and model is wanted")
+        raise InputError(f"{path} holds no {wanted}")
     return settings
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from terratorch.tasks import SemanticSegmentationTask
 
 from casbah.errors import CasbahError, InputError
-from casbah.finetune import bundling, inputs, names, weights
+from casbah.finetune import bundling, capacity, inputs, names, weights
 from casbah.finetune.callbacks import EachBatch, EpochModelCheckpoint, best_name
 from casbah.finetune.checkpoints import Place, place, run_key, written
 from casbah.finetune.complaint import gist, ours
@@ -86,6 +86,7 @@ class _Run:
 
     def __init__(self, experiment: Experiment, tiles: TileSet, seed: int, max_labels: int | None) -> None:
         names.check(experiment)
+        capacity.check_accelerator(experiment)
         settings = _settings(experiment, tiles, seed, max_labels)
         arguments = settings["model"]["init_args"]
         _check_units(arguments, settings["data"]["init_args"], experiment.source)
@@ -238,7 +239,7 @@ def _fit(run: _Run, spot: Place, resume: bool, name: str) -> EpochModelCheckpoin
             teller.progress = progress
             checkpoint.on_epoch += [teller.epoch, lambda scores: _write_history(spot.directory, checkpoint)]
             checkpoint.on_saved += [spot.mirror, lambda directory: tracker.follow(checkpoint.history)]
-            run.trainer.callbacks.append(EachBatch(teller.part))
+            run.trainer.callbacks += [EachBatch(teller.part), capacity.EnoughMemory(run.experiment.name)]
             with _errors(run.experiment.source), network.quiet():
                 run.trainer.fit(
                     run.task, datamodule=run.data, ckpt_path=str(spot.last) if going_on else None, weights_only=True

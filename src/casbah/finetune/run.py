@@ -5,7 +5,7 @@ from pathlib import Path
 
 from casbah.errors import InputError
 from casbah.finetune import kinds
-from casbah.finetune.experiment import OTHERS, read
+from casbah.finetune.experiment import OTHERS, Experiment, read
 from casbah.finetune.kinds import Delivery, Order
 from casbah.products.manifest import check_target
 from casbah.products.model import ModelBundle
@@ -78,3 +78,12 @@ def finetune(
         to = Delivery(output / part, f"{experiment.name}/{part}", resume, checkpoints)
         bundle = kind.train(Order(experiment, fold, wanted, max_labels), to)
     return bundle
+
+
+def check(
+    *, config: str | Path, tiles: TileSet, max_labels: int | None = None, overrides: Sequence[str] = ()
+) -> Experiment:
+    """Raise what `finetune` would raise before it trains, and return the experiment; nothing is written."""
+    experiment = read(config, overrides)
+    kinds.of(experiment).check(Order(experiment, tiles, experiment.seed, max_labels))
+    return experiment
