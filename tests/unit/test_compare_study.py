@@ -26,9 +26,11 @@ from casbah.compare.results import convergence
 from casbah.compare.rows import RANDOM, origin, study
 from casbah.compare.shown import chosen
 from casbah.errors import InputError
+from casbah.evaluate import evaluate
 from casbah.finetune.subset import training_rows
 from casbah.pipeline import steps
 from casbah.products.comparison import Comparison
+from casbah.products.evaluation import Evaluation
 from casbah.products.model import ModelBundle
 from casbah.products.tiles import TileFolds, TileSet
 
@@ -439,3 +441,42 @@ def test_the_component_leaves_the_comparison_and_its_pages(tmp_path: Path, tiles
     assert comparison.metadata["best"] == "short"
     assert "<h1>Building models compared</h1>" in Path(page.path).read_text()
     assert "![" not in Path(summary.path).read_text(), "the Kubeflow UI shows this file without its pictures"
+
+
+def test_an_ensemble_is_made_of_the_models_of_the_other_rows(tmp_path: Path, tiles: TileSet, started: Started) -> None:
+    one, two = yaml_of(tmp_path, "one"), yaml_of(tmp_path, "two", rounds=6)
+    blend = tmp_path / "blend.yaml"
+    blend.write_text(f"kind: ensemble\nmembers: [{one}, {two}]\n")
+    done = compared(tmp_path, tiles, [one, two, str(blend)])
+    assert [name for name in started if "scores" not in name] == [
+        f"{name}, seed 0, all tiles" for name in ("one", "two", "blend")
+    ]
+    place = tmp_path / "study" / "runs"
+    members = ModelBundle.open(place / "blend" / "seed_0-all" / "model").members
+    rows = [ModelBundle.open(place / name / "seed_0-all" / "model") for name in ("one", "two")]
+    assert [member.digest for member in members.values()] == [row.digest for row in rows]
+    assert {row["experiment"] for row in cells(done)} == {"one", "two", "blend"}
+    started.clear()
+    compared(tmp_path, tiles, [one, two, str(blend)])
+    assert not started
+
+
+def test_with_trials_every_fold_is_tuned_by_itself(tmp_path: Path, started: Started) -> None:
+    folds = make_tiles(tmp_path / "folds", folds=2)
+    place = tmp_path / "study" / "runs" / "one" / "seed_0-all"
+    name = yaml_of(tmp_path, "one")
+    compared(tmp_path, folds, [name], trials=2)
+    for fold in range(2):
+        trials = json.loads((place / "tuning" / f"fold_{fold}" / "study.json").read_text())["trials"]
+        assert len(trials) == 2
+        best = max(trial["iou"] for trial in trials)
+        assert ModelBundle.open(place / "models" / f"fold_{fold}").metrics["validation"]["iou"] == best
+    metrics = Evaluation.open(place / "test").metrics
+    assert metrics.protocol.endswith("settings too, among 2 trials")
+    started.clear()
+    compared(tmp_path, folds, [name], trials=2)
+    assert not started
+    note = place / "models" / "tuned.json"
+    note.write_text(note.read_text().replace('"fold_0": "', '"fold_0": "x'))
+    with pytest.raises(InputError, match=r"tuned\.json is not about the models beside it"):
+        evaluate(model=place / "models", tiles=folds.path, output=tmp_path / "again")

@@ -18,7 +18,7 @@ from casbah import experiments
 from casbah.cli import main
 from casbah.errors import CasbahError, InputError, WorldError
 from casbah.finetune import finetune
-from casbah.finetune.experiment import digest, read
+from casbah.finetune.experiment import ENSEMBLE, TREES, digest, read
 from casbah.grid import Grid
 from casbah.products.model import ModelBundle
 from casbah.products.tiles import TileFolds, TileSet
@@ -453,12 +453,15 @@ def test_every_value_of_the_built_in_spaces_is_one_that_experiments_take(tiles: 
 
 
 def test_there_is_a_built_in_space_for_every_built_in_experiment() -> None:
-    tried = {name: {dimension.key for dimension in space.of(read(name)).dimensions} for name in experiments.names()}
+    single = [name for name in experiments.names() if read(name).kind != ENSEMBLE]
+    tried = {name: {dimension.key for dimension in space.of(read(name)).dimensions} for name in single}
     decoders = {name for name, keys in tried.items() if "model.init_args.model_args.decoder" in keys}
     for name, keys in tried.items():
-        assert ("trees.learning_rate" if read(name).is_trees else "model.init_args.lr") in keys
+        assert ("trees.learning_rate" if read(name).kind == TREES else "model.init_args.lr") in keys
     assert {"prithvi_100m_upernet", "terramind_base_upernet"} <= decoders
     assert not {"prithvi_100m_fcn", "terramind_base_fpn", "unet_imagenet"} & decoders
+    with pytest.raises(InputError, match="no built-in space for the kind ensemble"):
+        space.of(read("ensemble"))
 
 
 def test_a_network_is_tuned_and_its_other_decoder_trains(tiles: TileSet, tmp_path: Path, near: list[int]) -> None:

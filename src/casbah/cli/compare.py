@@ -26,6 +26,9 @@ def compare(
         str, typer.Option(help="Training tiles to learn from, with commas; those beyond the tiles are left out.")
     ] = "50,100,200,500,2000,all",
     small: Annotated[bool, typer.Option("--small", help="Take each row's small variant, for a CPU.")] = False,
+    trials: Annotated[
+        int, typer.Option(help="Tune every training among so many trials, each on its own validation; 0 for none.")
+    ] = 0,
     jobs: Annotated[
         int | None, typer.Option(help="Processes at once.  [default: one a GPU, or one on the CPU]", show_default=False)
     ] = None,
@@ -52,6 +55,7 @@ def compare(
         seeds=seeds,
         budgets=budgets,
         small=small,
+        trials=trials,
         jobs=jobs,
         overrides=overrides or (),
     )

@@ -1,6 +1,7 @@
 """What a study has to do: rows, their trainings as cells with keys, and the jobs that make what is missing."""
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ from casbah.compare.processes import Job
 from casbah.compare.rows import study
 from casbah.compare.scoring_process import SHOWN, SPLITS, bundles
 from casbah.errors import InputError
-from casbah.finetune.experiment import TOP_LEVEL, Experiment, digest, read, without_places
+from casbah.finetune.experiment import ENSEMBLE, TOP_LEVEL, Experiment, digest, read, without_places
 from casbah.products.evaluation import Evaluation
 from casbah.products.manifest import sha256_of
-from casbah.products.model import ModelBundle
+from casbah.products.model import TUNED, ModelBundle
 
 FINETUNE = "from casbah.cli import main; main()"
 
@@ -44,6 +45,19 @@ class Run:
     directory: Path
     model: Path
     """The bundle, or the directory of `fold_0` …"""
+    trials: int = 0
+    """Trainings among which `casbah tune` looks for each part's settings; 0 trains the experiment as it stands."""
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """What an ensemble is made of, as its YAML says; empty for every other row."""
+        settings = self.row.experiment.settings
+        return tuple(map(str, settings.get("members", ()))) if self.row.experiment.kind == ENSEMBLE else ()
+
+    @property
+    def tuned(self) -> bool:
+        """Whether its own settings are looked for (an ensemble's members' are)."""
+        return self.trials > 0 and not self.members
 
     @property
     def words(self) -> str:
@@ -71,29 +85,46 @@ def read_rows(names: Sequence[str], small: bool, overrides: Sequence[str]) -> li
     return rows
 
 
-def plan(rows: Sequence[Row], seeds: int, budgets: Sequence[int | None], ground: Ground, output: Path) -> list[Run]:
+def plan(
+    rows: Sequence[Row], seeds: int, budgets: Sequence[int | None], ground: Ground, output: Path, trials: int = 0
+) -> list[Run]:
     """Every run, those of the first table first: a study that is broken off has whole seeds of it."""
     if seeds < 1:
         raise InputError(f"--seeds is {seeds}; 1 or more is wanted")
+    if trials < 0:
+        raise InputError(f"--trials is {trials}; 0 (nothing is tuned) or more is wanted")
     found = []
     for budget in reversed(budgets):
         for seed in range(seeds):
             for row in rows:
                 place = output / "runs" / row.name / f"seed_{seed}-{budget or 'all'}"
-                found.append(Run(row, seed, budget, place, place / ("models" if ground.folds else "model")))
+                found.append(Run(row, seed, budget, place, place / ("models" if ground.folds else "model"), trials))
     return found
 
 
 def key(run: Run, part: Part) -> str:
-    """What a training depends on: the experiment's settings, the weights that it names, tiles, seed and budget."""
+    """What a training depends on: the experiment's settings, the weights that it names, tiles, seed and budget; and how
+    many trials its settings are looked for among, where they are."""
     settings = without_places(run.row.experiment.settings)
-    return digest([settings, _weights(settings), part.tiles.digest, run.seed, run.budget])
+    tuning = [run.trials] if run.trials else []
+    return digest([settings, _weights(settings), part.tiles.digest, run.seed, run.budget, *tuning])
 
 
-def jobs(run: Run, ground: Ground) -> tuple[list[Job], Job]:
-    """The trainings of a run, and its scoring, which needs them all."""
-    trainings = [_training(run, part) for part in ground.parts]
-    return trainings, _scoring(run, ground, tuple(trainings))
+def all_jobs(runs: Sequence[Run], ground: Ground) -> dict[Run, tuple[list[Job], Job]]:
+    """The trainings of each run, one for each part of the ground, and its scoring, which needs them all.
+
+    An ensemble takes its members' models from the rows of the same seed and budget, and trains those that are no rows.
+    """
+    of = {(run.row.name, run.seed, run.budget): run for run in runs}
+    found: dict[Run, tuple[list[Job], Job]] = {}
+    for run in sorted(runs, key=lambda run: bool(run.members)):  # members first
+        rows = [of.get((Path(name).stem, run.seed, run.budget)) for name in run.members]
+        trainings = []
+        for number, part in enumerate(ground.parts):
+            needs = tuple(found[row][0][number] for row in rows if row is not None)
+            trainings.append(_training(run, part, rows, needs))
+        found[run] = trainings, _scoring(run, ground, tuple(trainings))
+    return {run: found[run] for run in runs}
 
 
 def device(run: Run, ground: Ground) -> str:
@@ -106,25 +137,67 @@ def _part_name(part: Part) -> str:
     return "model" if part.fold is None else f"fold_{part.fold}"
 
 
-def _training(run: Run, part: Part) -> Job:
+def _training(run: Run, part: Part, members: Sequence[Run | None], needs: tuple[Job, ...]) -> Job:
     name = _part_name(part)
-    output = run.model if part.fold is None else run.model / name
-    note, wanted = run.directory / f"{name}.json", key(run, part)
-    words = ["finetune", "--config", run.row.config, "--tiles", str(part.tiles.path), "--output", str(output)]
-    words += ["--seed", str(run.seed), "--resume"]
-    words += ["--max-labels", str(run.budget)] if run.budget is not None else []
-    words += [word for one in run.row.overrides for word in ("--set", one)]
+    output = _bundle(run, part)
+    note, place = run.directory / f"{name}.json", run.directory / "tuning" / name
+
+    def wanted() -> list[str | None]:
+        return [key(run, part), *(_digest(_bundle(row, part)) for row in members if row is not None)]
 
     def finished() -> bool:
         found = _note(note)
-        return found.get("key") == wanted and found.get("model") == _digest(output)
+        return found.get("key") == wanted() and found.get("model") == _digest(output)
 
     def keep(device: str) -> None:
-        _write_note(note, {"key": wanted, "model": _digest(output), "device": device})
+        if run.tuned:
+            shutil.rmtree(output, ignore_errors=True)
+            output.parent.mkdir(parents=True, exist_ok=True)
+            (place / "model").replace(output)
+        if run.trials and part.fold is not None:
+            _note_tuned(run, name, output)
+        _write_note(note, {"key": wanted(), "model": _digest(output), "device": device})
 
     suffix = "" if part.fold is None else f", fold {part.fold}"
+    words = _tune_words(run, part, place) if run.tuned else _finetune_words(run, part, output, members)
     command = (sys.executable, "-c", FINETUNE, *words)
-    return Job(f"{run.words}{suffix}", command, note.with_suffix(".log"), finished, keep)
+    return Job(f"{run.words}{suffix}", command, note.with_suffix(".log"), finished, keep, needs)
+
+
+def _bundle(run: Run, part: Part) -> Path:
+    return run.model if part.fold is None else run.model / _part_name(part)
+
+
+def _finetune_words(run: Run, part: Part, output: Path, members: Sequence[Run | None]) -> list[str]:
+    words = ["finetune", "--config", run.row.config, "--tiles", str(part.tiles.path), "--output", str(output)]
+    words += ["--seed", str(run.seed), "--resume"]
+    trained = members and all(row is not None for row in members)
+    words += ["--max-labels", str(run.budget)] if run.budget is not None and not trained else []
+    words += [word for one in run.row.overrides for word in ("--set", one)]
+    if any(row is not None for row in members):
+        models = [
+            name if row is None else str(_bundle(row, part).resolve())
+            for name, row in zip(run.members, members, strict=True)
+        ]
+        words += ["--set", f"members={json.dumps(models)}"]
+    return words
+
+
+def _tune_words(run: Run, part: Part, place: Path) -> list[str]:
+    words = ["tune", "--config", run.row.config, "--tiles", str(part.tiles.path), "--output", str(place)]
+    words += ["--trials", str(run.trials), "--seed", str(run.seed)]
+    words += ["--max-labels", str(run.budget)] if run.budget is not None else []
+    seed = "seed_everything" if run.row.experiment.is_network else "seed"
+    return words + [word for one in (*run.row.overrides, f"{seed}={run.seed}") for word in ("--set", one)]
+
+
+def _note_tuned(run: Run, name: str, output: Path) -> None:
+    """Say beside the folds' models that each has settings of its own, since each was tuned by itself."""
+    file = run.model / TUNED
+    found = _note(file)
+    configs = found.get("configs", {}) if found.get("trials") == run.trials else {}
+    configs[name] = ModelBundle.open(output, verify=False).training.config
+    _write_note(file, {"trials": run.trials, "configs": configs})
 
 
 def _scoring(run: Run, ground: Ground, needs: tuple[Job, ...]) -> Job:

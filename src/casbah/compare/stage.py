@@ -32,6 +32,7 @@ def compare(
     seeds: int = SEEDS,
     budgets: str = BUDGETS,
     small: bool = False,
+    trials: int = 0,
     jobs: int | None = None,
     overrides: Sequence[str] = (),
 ) -> Comparison:
@@ -45,6 +46,8 @@ def compare(
         seeds: Draws: seed 0 to `seeds` - 1 of weights, of sampling, and of which tiles a budget draws.
         budgets: Numbers of training tiles with commas between, and `all`. Those beyond the tiles are left out.
         small: Take each row's variant for a CPU.
+        trials: Look for every training's settings among so many trials (`casbah.tune`), on its own validation; 0
+            trains each experiment as it stands.
         jobs: Processes at once; by default one a GPU, or one on the CPU.
         overrides: `dotted.key=value` settings for all rows of the kind (networks or trees) that has them.
 
@@ -60,7 +63,7 @@ def compare(
     wanted, places = parse_budgets(budgets), devices.slots(jobs)
     ground = Ground.open(Path(tiles))
     kept, left_out = split_budgets(wanted, ground)
-    runs = plan.plan(rows, seeds, kept, ground, output)
+    runs = plan.plan(rows, seeds, kept, ground, output, trials)
     if left_out:
         listed = ", ".join(map(str, left_out))
         say(f"left out: budgets of {listed} tiles, since there are {ground.train_tiles} to learn from")
@@ -109,7 +112,7 @@ def report(
 def _run(
     runs: Sequence[plan.Run], ground: Ground, places: Sequence[devices.Slot]
 ) -> tuple[tuple[Measured, ...], tuple[Failed, ...]]:
-    work = {run: plan.jobs(run, ground) for run in runs}
+    work = plan.all_jobs(runs, ground)
     outcome = processes.run([job for trainings, scoring in work.values() for job in (*trainings, scoring)], places)
     measured = [_measured(run, ground) for run, (_, scoring) in work.items() if scoring in outcome.done]
     whose = {

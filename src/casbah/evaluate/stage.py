@@ -100,7 +100,8 @@ def _metrics(cases: Cases, scored: Scored, split: str, resamples: int, seed: int
 
 def _protocol(cases: Cases, split: str) -> str:
     if cases.folds:
-        return f"spatial {cases.folds}-fold, pooled; thresholds from each fold's own validation"
+        tuned = "" if cases.tuned is None else f"; settings too, among {cases.tuned} trials"
+        return f"spatial {cases.folds}-fold, pooled; thresholds from each fold's own validation{tuned}"
     return {
         "test": "hold-out",
         "val": "validation: the threshold and the best epoch were chosen on these blocks",

@@ -180,10 +180,13 @@ def _members(order: Order, entries: Sequence[str]) -> tuple[Member, ...]:
     for entry in entries:
         trained = entry not in names() and Path(entry).is_dir()
         member = _of_bundle(Path(entry), order) if trained else _of_experiment(entry, order)
-        if any(member.name == other.name for other in found):
+        taken = {other.name for other in found}
+        if member.name in taken and member.bundle is not None:  # the same experiment with another seed
+            member = replace(member, name=f"{member.name}-{member.bundle.training.seed}")
+        if member.name in taken:
             raise InputError(
                 f"{order.experiment.source}: two members are called {member.name}; an ensemble needs different ones: "
-                "copy the YAML, or the model, under another name"
+                "another experiment, or another seed"
             )
         found.append(member)
     return tuple(found)
@@ -213,7 +216,7 @@ def _of_bundle(path: Path, order: Order) -> Member:
     bundle = ModelBundle.open(fitting[0])
     if bundle.training.kind == "ensemble":
         raise InputError(f"{source}: {path} is an ensemble itself: name its members in its place")
-    return Member(path.resolve().name, bundle.training.config, bundle=bundle)
+    return Member(bundle.training.experiment, bundle.training.config, bundle=bundle)
 
 
 def _trained(member: Member, workplace: Path, to: Delivery) -> ModelBundle:

@@ -10,6 +10,10 @@ from pydantic import BaseModel, ConfigDict
 from casbah.errors import InputError
 from casbah.products.manifest import Product
 
+TUNED = "tuned.json"
+"""Beside models `fold_0` … that were each tuned on their own fold: `trials` among which settings were looked for, and
+`configs`, the digest of each fold's configuration."""
+
 MEMBERS = "members"
 """The folder of an ensemble's bundle that holds the bundles of its members."""
 
