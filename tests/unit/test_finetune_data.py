@@ -10,10 +10,9 @@ import torch
 from builders import make_tiles
 
 import casbah.finetune
-from casbah.bands import BAND_NAMES
 from casbah.errors import InputError
+from casbah.finetune import inputs
 from casbah.finetune.subset import training_rows
-from casbah.models import normalisation
 from casbah.products.tiles import TileSet
 
 
@@ -45,7 +44,7 @@ def test_periods_become_channels_or_frames(tiles: TileSet) -> None:
     first = batches(tiles, batch_size=4)[0]
     assert first["image"].shape[1:] == (24, 32, 32)
     assert first["image"].dtype == torch.float32
-    framed = batches(tiles, batch_size=4, layout="frames", bands=list(normalisation.PRITHVI_BANDS))[0]
+    framed = batches(tiles, batch_size=4, layout="frames", bands=list(inputs.PRITHVI_BANDS))[0]
     assert framed["image"].shape[1:] == (6, 2, 32, 32)
     whole = batches(tiles, split="val", batch_size=4)[0]["image"].reshape(-1, 2, 12, 32, 32)
     framed = batches(tiles, split="val", batch_size=4, layout="frames")[0]["image"]
@@ -65,30 +64,6 @@ def test_training_statistics_give_zero_mean_and_unit_deviation(tiles: TileSet) -
         observed = channel[channel != 0]
         assert observed.mean().abs() < 0.01
         assert (observed.std() - 1).abs() < 0.01
-
-
-def test_a_backbone_gets_the_units_of_its_pretraining() -> None:
-    mean, std, _ = normalisation.of_backbone("prithvi_v2", ["B04", "B8A"], 2)
-    assert mean.tolist() == [[1433.0, 2734.0]] * 2
-    assert std.tolist() == [[2178.0, 1850.0]] * 2
-    offset, _, _ = normalisation.of_backbone("terramind_v1", ["B02"], 1)
-    assert offset.tolist() == [[np.float32(1503.317 - 1000)]], "TerraMind's statistics carry the +1000 offset, ours not"
-
-
-def test_the_table_of_statistics_is_that_of_terratorch() -> None:
-    casbah.finetune.TileDataModule  # noqa: B018 - cures torchvision
-    from terratorch.models.backbones import prithvi_vit
-    from terratorch.models.backbones.terramind.model import terramind_register
-
-    for name, version in (("prithvi_v1", "V1"), ("prithvi_v2", "V2")):
-        row = normalisation.PRETRAINING[name]
-        assert list(row.mean) == getattr(prithvi_vit, f"PRITHVI_{version}_MEAN")
-        assert list(row.std) == getattr(prithvi_vit, f"PRITHVI_{version}_STD")
-        assert [normalisation.HLS_NAMES[band] for band in row.bands] == [b.value for b in prithvi_vit.PRETRAINED_BANDS]
-    row = normalisation.PRETRAINING["terramind_v1"]
-    assert list(row.mean) == terramind_register.v1_pretraining_mean["untok_sen2l2a@224"]
-    assert list(row.std) == terramind_register.v1_pretraining_std["untok_sen2l2a@224"]
-    assert row.bands == BAND_NAMES
 
 
 def with_gap(tiles: TileSet, target: Path) -> TileSet:

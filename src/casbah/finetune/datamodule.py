@@ -14,10 +14,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from casbah import bands as sentinel
 from casbah.errors import InputError
+from casbah.finetune import inputs
 from casbah.finetune.bundling import band_index, check_split
 from casbah.finetune.experiment import check_range
 from casbah.finetune.subset import training_rows
-from casbah.models import network, normalisation
+from casbah.models import network
+from casbah.models.normalisation import Normalisation
 from casbah.products.tiles import Split, TileSet
 from casbah.seeds import checked_seed
 
@@ -64,13 +66,16 @@ class EpochBatches(Sampler[BatchOf]):
 class TileBatches(Dataset[dict[str, Tensor]]):
     """Whole batches of one split.
 
-    `image` float32 (n, periods x bands, rows, cols) or (n, bands, periods, rows, cols), normalised, 0 where nothing was
-    observed; `mask` int64 (n, rows, cols) with 255 where the label is unknown or no period observed the pixel; `cover`
-    float32 (n, rows, cols) in 0..1 where soft targets are wanted (NaN where unknown).
+    `image` float32 (n, periods x bands, rows, cols) or (n, bands, periods, rows, cols), normalised, with the
+    normalisation's `fill` where nothing was observed; `mask` int64 (n, rows, cols) with 255 where the label is unknown
+    or no period observed the pixel; `cover` float32 (n, rows, cols) in 0..1 where soft targets are wanted (NaN where
+    unknown).
     """
 
-    def __init__(self, split: Split, index: Sequence[int], statistics: "Statistics", module: "TileDataModule") -> None:
-        self.split, self.statistics = split, statistics
+    def __init__(
+        self, split: Split, index: Sequence[int], normalisation: Normalisation, module: "TileDataModule"
+    ) -> None:
+        self.split, self.normalisation = split, normalisation
         # A slice reads the map without a second copy; a list of bands needs one.
         whole = list(index) == list(range(split.images.shape[2])) if split.images.ndim == 5 else False
         self.index: Any = slice(None) if whole else list(index)
@@ -92,7 +97,7 @@ class TileBatches(Dataset[dict[str, Tensor]]):
             codes = self._draws(batch.epoch).integers(len(network.DIHEDRAL), size=len(self.split))[batch.rows]
             raw, masks = _turned(raw, codes), _turned(masks, codes)
             cover = None if cover is None else _turned(cover, codes)
-        normalisation.apply(raw, self.statistics.mean, self.statistics.std, images)
+        self.normalisation.apply(raw, images)
         if self.jitter:
             self._brighten(images, batch)
         sample = {
@@ -134,23 +139,17 @@ def _turned(arrays: NDArray[Any], codes: NDArray[np.int64]) -> NDArray[Any]:
     return turned
 
 
-class Statistics(NamedTuple):
-    """Mean and standard deviation, (periods, bands), in reflectance x 10000, and where they come from."""
-
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
-    source: str
-
-
 class TileDataModule(LightningDataModule):
     """Feeds a TileSet to a TerraTorch task.
 
     Args:
         tiles: Directory of the TileSet; where None, the environment variable CASBAH_TILES.
-        bands: ESA's names (B02 …) in the order that the backbone wants; all bands of the TileSet where None.
-        layout: `channels` stacks periods into channels (U-Net); `frames` gives (bands, periods, rows, cols) (Prithvi).
-        normalisation: `train` takes the statistics of the training tiles; `prithvi_v1`, `prithvi_v2` and
-            `terramind_v1` those that the backbone was pretrained with.
+        bands: ESA's names (B02 …) in the order that the backbone wants; where None, those that its `normalisation`
+            has figures for, or all bands of the TileSet.
+        layout: `channels` stacks periods into channels (U-Net); `frames` gives (bands, periods, rows, cols)
+            (transformers).
+        normalisation: `train` takes the statistics of the training tiles; `imagenet` those of ImageNet for red, green
+            and blue; the other names those that a backbone was pretrained with (`casbah.finetune.inputs`).
         batch_size: Tiles in a batch, at most.
         augment: Turn and flip training tiles at random.
         jitter: Standard deviation of a random gain on each band of a training tile; 0 for none.
@@ -165,7 +164,9 @@ class TileDataModule(LightningDataModule):
         tiles: str | None = None,
         bands: list[str] | None = None,
         layout: Literal["channels", "frames"] = "channels",
-        normalisation: Literal["train", "prithvi_v1", "prithvi_v2", "terramind_v1"] = "train",
+        normalisation: Literal[
+            "train", "imagenet", "prithvi_v1", "prithvi_v2", "terramind_v1", "satmae", "scalemae", "galileo"
+        ] = "train",
         batch_size: int = 16,
         augment: bool = True,
         jitter: float = 0.0,
@@ -208,27 +209,25 @@ class TileDataModule(LightningDataModule):
     @property
     def band_names(self) -> tuple[str, ...]:
         """ESA's names of the bands, in the order that the network gets."""
-        if self.bands is None:
+        if self.bands is not None:
+            wanted = tuple(sentinel.band(name).name for name in self.bands)
+        elif self.normalisation in inputs.PRETRAINING:
+            wanted = inputs.pretraining(self.normalisation, self.tile_set.info.level).bands
+        else:
             return self.tile_set.info.bands
-        wanted = tuple(sentinel.band(name).name for name in self.bands)
         band_index(self.tile_set, wanted, "data.init_args.bands")
         return wanted
 
     @property
-    def statistics(self) -> Statistics:
-        """What images are normalised with."""
-        periods = self.tile_set.info.periods
-        if self.normalisation != "train":
-            return Statistics(*normalisation.of_backbone(self.normalisation, self.band_names, periods))
-        index = [self.tile_set.info.bands.index(name) for name in self.band_names]
-        found = {key: np.asarray(self.tile_set.statistics[key], np.float32)[:, index] for key in ("mean", "std")}
-        if not all(np.isfinite(values).all() for values in found.values()) or (found["std"] <= 0).any():
-            raise InputError(
-                f"{self.tile_set.path / 'statistics.json'} holds a band without a finite mean and a positive "
-                "deviation over the training tiles: a band that never varies teaches nothing, so leave it out or make "
-                "the tiles again"
-            )
-        return Statistics(found["mean"], found["std"], "training tiles")
+    def statistics(self) -> Normalisation:
+        """What images are normalised with; `InputError` where tiles are in other units, or a band has no figures."""
+        tiles = self.tile_set
+        inputs.check_units(tiles)
+        if self.normalisation == inputs.TRAIN:
+            return inputs.of_tiles(tiles, self.band_names)
+        if self.normalisation == inputs.IMAGENET:
+            return inputs.of_imagenet(tiles, self.band_names)
+        return inputs.of_backbone(self.normalisation, self.band_names, tiles.info.periods, tiles.info.level)
 
     @property
     def train_rows(self) -> NDArray[np.int64]:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from terratorch.tasks import SemanticSegmentationTask
 
 from casbah.errors import CasbahError, InputError
-from casbah.finetune import bundling, names, weights
+from casbah.finetune import bundling, inputs, names, weights
 from casbah.finetune.callbacks import EachBatch, EpochModelCheckpoint, best_name
 from casbah.finetune.checkpoints import Place, place, run_key, written
 from casbah.finetune.complaint import gist, ours
@@ -84,7 +84,9 @@ class _Run:
     def __init__(self, experiment: Experiment, tiles: TileSet, seed: int, max_labels: int | None) -> None:
         names.check(experiment)
         settings = _settings(experiment, tiles, seed, max_labels)
-        weights.check(settings["model"]["init_args"].get("model_args") or {}, experiment.source)
+        arguments = settings["model"]["init_args"]
+        _check_units(arguments, settings["data"]["init_args"], experiment.source)
+        weights.check(arguments.get("model_args") or {}, experiment.source)
         cli = _parse(settings, experiment.source)
         self.experiment, self.tiles, self.seed = experiment, tiles, seed
         self.trainer, self.task = cli.trainer, cli.model
@@ -115,6 +117,12 @@ class _Run:
         if isinstance(self.task, BuildingSegmentationTask):
             return complete(arguments["model_factory"], given | {"num_classes": 2}, self.data)
         return given
+
+
+def _check_units(model: Mapping[str, Any], data: Mapping[str, Any], where: str) -> None:
+    """`InputError` where pretrained weights are asked for and their input would come in other units."""
+    normalisation = data.get("normalisation", inputs.TRAIN)
+    inputs.check_pretrained(str(model.get("model_factory")), model.get("model_args") or {}, normalisation, where)
 
 
 def _by_content(config: dict[str, Any]) -> dict[str, Any]:
@@ -346,7 +354,6 @@ def _write(run: _Run, checkpoint: EpochModelCheckpoint, directory: Path, output:
 
 
 def _training(run: _Run, checkpoint: EpochModelCheckpoint, parameters: int) -> Training:
-    statistics = run.data.statistics
     blocks = run.tiles.split("train").blocks
     val = run.tiles.split("val").blocks
     return Training(
@@ -354,11 +361,7 @@ def _training(run: _Run, checkpoint: EpochModelCheckpoint, parameters: int) -> T
         kind="network",
         bands=run.data.band_names,
         threshold=0.5,
-        normalisation={
-            "mean": statistics.mean.tolist(),
-            "std": statistics.std.tolist(),
-            "source": statistics.source,
-        },
+        normalisation=run.data.statistics.as_dict(),
         input_range=bundling.input_range(run.tiles, run.data.band_names),
         blocks={
             "train": tuple(sorted({blocks[row] for row in run.data.train_rows})),

@@ -1,7 +1,7 @@
 """`BuildingSegmentationTask`: TerraTorch's segmentation task, scored and balanced for the class building alone."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from casbah.errors import InputError
+from casbah.finetune import inputs
 from casbah.finetune.callbacks import StopOnNaN
 from casbah.finetune.experiment import check_range
 from casbah.finetune.loss import MOST_UNMAPPED, BuildingLoss, PixelLoss
-from casbah.models import network, normalisation
+from casbah.models import network
+from casbah.products.tiles import TileInfo
 
 STEPS = 200
 """Probabilities are counted in steps of 1 / 200 while training; the threshold of a bundle is chosen more finely."""
@@ -158,6 +160,7 @@ class BuildingSegmentationTask(SemanticSegmentationTask):
         if getattr(self, "model", None) is not None:
             return
         data = self.trainer.datamodule
+        inputs.check_pretrained(self.factory, self.model_args, data.normalisation, "the experiment")
         self.model_args = complete(self.factory, self.model_args, data)
         torch.manual_seed(data.seed)
         self.model = network.build(self.factory, self.model_args)
@@ -230,23 +233,12 @@ class _Scores(BuildingScore):
 
 
 def complete(factory: str, model_args: dict[str, Any], data: Any) -> dict[str, Any]:
-    """Fill in what the data decide: channels for a U-Net, bands and frames for a backbone of TerraTorch.
+    """Fill in what the data decide: channels, bands, and how several dates reach the backbone.
 
     `InputError` where the experiment says something else than the data.
     """
-    bands, periods = data.band_names, data.tile_set.info.periods
-    if factory == "SMPModelFactory":
-        # Its `bands` only counts; numbers stand for channels that have no one name.
-        filled: dict[str, Any] = {"in_channels": len(bands) * periods, "bands": list(range(len(bands) * periods))}
-    elif data.layout == "frames":
-        filled = {
-            "backbone_bands": [normalisation.HLS_NAMES[name] for name in bands],
-            "backbone_num_frames": periods,
-        }
-        if "necks" in model_args:
-            filled["necks"] = [_with_frames(neck, periods) for neck in model_args["necks"]]
-    else:
-        filled = {}
+    bands, info = data.band_names, data.tile_set.info
+    filled = _filled(factory, model_args, bands, data.layout, info)
     for key, value in filled.items():
         if key != "necks" and key in model_args and model_args[key] not in (None, value):
             raise InputError(
@@ -254,6 +246,49 @@ def complete(factory: str, model_args: dict[str, Any], data: Any) -> dict[str, A
                 "experiment, it is filled in"
             )
     return model_args | filled
+
+
+def _filled(
+    factory: str, model_args: Mapping[str, Any], bands: Sequence[str], layout: str, info: TileInfo
+) -> dict[str, Any]:
+    if factory == "SMPModelFactory":
+        # Its `bands` only counts; numbers stand for channels that have no one name.
+        channels = len(bands) * info.periods
+        return {"in_channels": channels, "bands": list(range(channels))}
+    known = inputs.family(str(model_args.get("backbone")))
+    if known is None and layout != "frames":
+        return {}
+    if known is not None and known.dates == "each":
+        _check_frames(layout, model_args)
+        return _each_date(known, bands, info)
+    names = [inputs.HLS_NAMES[name] for name in bands]
+    if known is not None and known.dates == "months":
+        _check_frames(layout, model_args)
+        return {"backbone_bands": list(bands), "backbone_months": list(info.months)}
+    filled: dict[str, Any] = {"backbone_bands": names, "backbone_num_frames": info.periods}
+    if "necks" in model_args:
+        filled["necks"] = [_with_frames(neck, info.periods) for neck in model_args["necks"]]
+    return filled
+
+
+def _check_frames(layout: str, model_args: Mapping[str, Any]) -> None:
+    if layout != "frames":
+        raise InputError(
+            f"data.init_args.layout is {layout}, and {model_args.get('backbone')} takes one date at a time or dates as "
+            "frames: set it to frames"
+        )
+
+
+def _each_date(known: inputs.Family, bands: Sequence[str], info: TileInfo) -> dict[str, Any]:
+    """One date at a time through the backbone; the decoder sees the features of all dates, stacked."""
+    wanted: Any = list(bands)
+    filled: dict[str, Any] = {}
+    if known.prefix.startswith("terramind"):
+        modality = f"S2{info.level}"
+        filled["backbone_modalities"] = [modality]
+        wanted = {modality: [inputs.HLS_NAMES[name] for name in bands]}
+    filled |= {"backbone_bands": wanted, "backbone_use_temporal": True, "backbone_temporal_pooling": "concat"}
+    return filled | {"backbone_temporal_n_timestamps": info.periods}
 
 
 def _with_frames(neck: Any, periods: int) -> Any:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from casbah.errors import InputError, WorldError
-from casbah.models import check_images, normalisation, torchvision_cure
+from casbah.models import check_images, torchvision_cure
+from casbah.models.normalisation import Normalisation
 from casbah.products.model import ModelBundle, Training
 
 PIXELS_PER_BATCH = 2**18
@@ -168,8 +169,7 @@ class NetworkPredictor:
         """Compute in bfloat16 where the device has it, as the training did."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
-        self._mean = np.asarray(training.normalisation["mean"], np.float32)
-        self._std = np.asarray(training.normalisation["std"], np.float32)
+        self._normalisation = Normalisation.from_dict(training.normalisation)
 
     def probabilities(self, images: NDArray[np.uint16]) -> NDArray[np.float32]:
         """See `casbah.models.Predictor`."""
@@ -185,7 +185,7 @@ class NetworkPredictor:
         rows, cols = images.shape[-2:]
         padded = np.pad(images, ((0, 0),) * 3 + tuple((0, -side % PYRAMID) for side in (rows, cols)), mode="reflect")
         normal = np.empty(padded.shape, np.float32)
-        normalisation.apply(padded, self._mean, self._std, normal)
+        self._normalisation.apply(padded, normal)
         inputs = torch.from_numpy(np.ascontiguousarray(arrange(normal, self.layout))).to(self.device)
         symmetries = DIHEDRAL if self.flips else DIHEDRAL[:1]
         total = torch.zeros((len(images), *padded.shape[-2:]), device=self.device)

@@ -29,7 +29,8 @@ class Training(BaseModel):
     threshold: float
     """Probability from which on a pixel is called building; chosen on validation."""
     normalisation: dict[str, Any] = {}
-    """`mean` and `std` per input channel in the units above (empty for trees), with their source."""
+    """`casbah.models.normalisation.Normalisation` as plain values (empty for trees): `mean` and `std` per period and
+    band, their `source`, and the stretch before them, where there is one."""
     input_range: dict[str, Any] = {}
     """Per band, low and high (1st and 99th percentile) of the training pixels, in the units above."""
     blocks: dict[str, tuple[str, ...]]

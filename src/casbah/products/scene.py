@@ -1,5 +1,6 @@
 """`Scene`: one or several cloud-free composites of Sentinel-2 on one grid, as ingest leaves them."""
 
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ class Period(BaseModel):
     end: str
     dates: tuple[str, ...]
     """The acquisition dates that went into it, ISO, sorted."""
+
+    @property
+    def month(self) -> int:
+        """The calendar month (1 to 12) of its middle acquisition; of its first day where none is listed."""
+        return date.fromisoformat((self.dates or (self.start,))[len(self.dates) // 2][:10]).month
 
 
 class SceneInfo(BaseModel):

@@ -51,6 +51,9 @@ class TileInfo(BaseModel):
     """Names of the scenes that the tiles were cut from, as in the table's `scene`."""
     stac_items: tuple[str, ...] = ()
     """Ids of the STAC items that the scenes were made of, sorted."""
+    months: tuple[int | None, ...] = ()
+    """The calendar month (1 to 12) in which each period was observed; None where scenes differ in it. Empty in sets of
+    before 1.1."""
     test_scene: str | None = None
     """The scene that is the whole test split; None where blocks were held out."""
     simulated: bool = False

@@ -12,6 +12,7 @@ from shapely.geometry import box
 
 from casbah.errors import InputError, WorldError
 from casbah.products.manifest import Draft, check_target
+from casbah.products.scene import Scene
 from casbah.products.tiles import SPLITS, TileFolds, TileInfo, TileSet
 from casbah.progress import say
 from casbah.tile import splitting
@@ -322,6 +323,7 @@ class _Writing:
             max_ignore=self.choices.max_ignore,
             scenes=tuple(source.name for source in self.sources),
             stac_items=tuple(sorted({str(item.get("id")) for s in self.sources for item in s.scene.info.sources})),
+            months=_months([source.scene for source in self.sources]),
             test_scene=self.choices.test_scene,
             simulated=any(s.scene.info.simulated or s.labels.info.simulated for s in self.sources),
             attribution=tuple(dict.fromkeys(said)),
@@ -333,6 +335,12 @@ class _Writing:
                 "block_area_used": round(lattice.used, 4),
             },
         )
+
+
+def _months(scenes: Sequence[Scene]) -> tuple[int | None, ...]:
+    """The month of each period, where all scenes agree in it."""
+    of_period = zip(*([period.month for period in scene.info.periods] for scene in scenes), strict=True)
+    return tuple(months[0] if len(set(months)) == 1 else None for months in of_period)
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> geopandas.GeoDataFrame:
