@@ -208,5 +208,5 @@ def test_a_model_of_normalised_scenes_is_not_registered_since_it_would_be_served
     normalised = relabelled(tiles, tmp_path / "tiles", normalise="scene")
     model = make_bundle(tmp_path / "model", normalised, normalise="scene")
     evaluation = evaluate(model=model.path, tiles=normalised.path, output=tmp_path / "evaluation", resamples=20)
-    with pytest.raises(InputError, match="--normalise scene.*train it on tiles without it"):
+    with pytest.raises(InputError, match=r"--normalise scene.*train it on tiles without it"):
         open_candidate(model.path, evaluation.path, None, None)
