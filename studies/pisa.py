@@ -35,7 +35,7 @@ DATES = {
 DATES_IN_WORDS = {"one": "2018", "two": "2015 and 2018"}
 LABELS = {"published": (), "aligned": ("--align",)}
 TREES = ("boosted_pixels", "boosted_context")
-EXPERIMENTS = (*TREES, "unet_scratch", "prithvi_tiny_upernet")
+EXPERIMENTS = (*TREES, "unet_scratch_small", "prithvi_tiny_upernet")
 FLOOR = "boosted_pixels"
 
 ATTRIBUTION = "Presidenza del Consiglio dei Ministri - Dipartimento della Protezione Civile; Regione Toscana"

@@ -68,7 +68,7 @@ def kill_after_an_epoch(process: subprocess.Popen[str], state: Path) -> None:
     raise AssertionError("no state was written within a minute")
 
 
-@pytest.mark.parametrize(("experiment", "epochs"), [("unet_scratch", 2), ("prithvi_tiny_upernet", 1)])
+@pytest.mark.parametrize(("experiment", "epochs"), [("unet_scratch_small", 2), ("prithvi_tiny_upernet", 1)])
 def test_every_command_trains_the_same_model(tiles: TileSet, tmp_path: Path, experiment: str, epochs: int) -> None:
     """`casbah terratorch fit` is TerraTorch's own command, so plain `terratorch fit` is the same where it starts."""
     bundle = finetune(
@@ -133,7 +133,7 @@ def test_a_store_that_is_down_is_said_before_anything_is_trained(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     with pytest.raises(WorldError, match=r"127\.0\.0\.1:9"):
-        finetune(config="unet_scratch", tiles=tiles.path, output=tmp_path / "model")
+        finetune(config="unet_scratch_small", tiles=tiles.path, output=tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
@@ -142,7 +142,7 @@ def test_a_tracking_server_that_is_down_costs_a_sentence_and_not_the_training(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    finetune(config="unet_scratch", tiles=tiles.path, output=tmp_path / "m", overrides=["trainer.max_epochs=1"])
+    finetune(config="unet_scratch_small", tiles=tiles.path, output=tmp_path / "m", overrides=["trainer.max_epochs=1"])
     assert "MLflow at http://127.0.0.1:9 failed" in capsys.readouterr().err
 
 
@@ -158,9 +158,9 @@ def test_the_history_is_in_mlflow_in_the_run_that_the_environment_names(
     if given:
         run = client.create_run(client.create_experiment("kubeflow")).info.run_id
         monkeypatch.setenv("MLFLOW_RUN_ID", run)
-    finetune(config="unet_scratch", tiles=tiles.path, output=tmp_path / "m", overrides=["trainer.max_epochs=2"])
+    finetune(config="unet_scratch_small", tiles=tiles.path, output=tmp_path / "m", overrides=["trainer.max_epochs=2"])
     if given:
-        found, prefix = client.get_run(run), "unet_scratch/"
+        found, prefix = client.get_run(run), "unet_scratch_small/"
         assert found.info.status == "RUNNING", "a run of somebody else is not closed"
     else:
         experiment = client.get_experiment_by_name("casbah")

@@ -55,7 +55,7 @@ def session(place: Path) -> Iterator[Session]:
         store = Store.from_environment()
         store.ensure_bucket()
         store.write(yaml.safe_dump(content).encode(), QUICK)
-        content = yaml.safe_load(experiments.find("unet_scratch").read_text())
+        content = yaml.safe_load(experiments.find("unet_scratch_small").read_text())
         content["trainer"]["max_epochs"] = 1
         arguments = content["model"]["init_args"]["model_args"]
         arguments |= {"smp_encoder_depth": 3, "smp_decoder_channels": [32, 16, 16]}

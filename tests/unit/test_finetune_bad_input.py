@@ -23,7 +23,7 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> TileSet:
     return make_tiles(tmp_path_factory.mktemp("bad") / "tiles")
 
 
-def refusal(tiles: Path, output: Path, config: str | Path = "unet_scratch", **options: Any) -> str:
+def refusal(tiles: Path, output: Path, config: str | Path = "unet_scratch_small", **options: Any) -> str:
     """The message of the refusal; nothing may have been written."""
     with pytest.raises(InputError) as caught:
         finetune(config=config, tiles=tiles, output=output, **options)
@@ -147,9 +147,9 @@ def test_terms_of_the_loss_that_do_not_go_together_are_refused_before_training(
 
 
 def test_a_missing_file_and_an_unknown_name_say_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere\.yaml does not exist.*unet_scratch"):
+    with pytest.raises(InputError, match=r"nowhere\.yaml does not exist.*unet_scratch_small"):
         read(tmp_path / "nowhere.yaml")
-    with pytest.raises(InputError, match=r"'unet_scrach'.*unet_scratch"):
+    with pytest.raises(InputError, match=r"'unet_scrach'.*unet_scratch_small"):
         read("unet_scrach")
 
 
@@ -189,7 +189,7 @@ def test_merge_keys_fill_in_what_is_not_said_again(tmp_path: Path) -> None:
     assert settings["most"] == {"means": [5], "deviations": [7]}
 
 
-@pytest.mark.parametrize("config", ["unet_scratch", "boosted_pixels"])
+@pytest.mark.parametrize("config", ["unet_scratch_small", "boosted_pixels"])
 def test_a_seed_that_no_generator_takes_is_refused(tiles: TileSet, tmp_path: Path, config: str) -> None:
     assert "--seed is -1" in refusal(tiles.path, tmp_path / "model", config=config, seed=-1)
 
@@ -220,7 +220,7 @@ def test_terratorchs_own_task_is_checked_as_well(
 
 def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
-    file.write_text((FOLDER / "unet_scratch.yaml").read_text().replace("1.0e-3", "1e-3"))
+    file.write_text((FOLDER / "unet_scratch_small.yaml").read_text().replace("1.0e-3", "1e-3"))
     assert read(file).settings["model"]["init_args"]["lr"] == 0.001
 
 
@@ -295,7 +295,7 @@ def test_a_draw_of_labels_without_a_building_is_refused(tiles: TileSet, tmp_path
     assert "the 3 tiles to learn from hold no building pixel: raise max_labels" in message
 
 
-@pytest.mark.parametrize("config", ["unet_scratch", "boosted_pixels"])
+@pytest.mark.parametrize("config", ["unet_scratch_small", "boosted_pixels"])
 def test_what_a_later_fold_lacks_is_said_before_the_first_is_trained(tmp_path: Path, config: str) -> None:
     folds = make_tiles(tmp_path / "folds", folds=2)
     first, second = (len(fold.split("train")) for fold in folds.folds)
@@ -312,7 +312,7 @@ def test_an_output_that_holds_something_else_is_left_alone(tiles: TileSet, tmp_p
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("keep")
     with pytest.raises(InputError, match="something else"):
-        finetune(config="unet_scratch", tiles=tiles.path, output=tmp_path / "mine")
+        finetune(config="unet_scratch_small", tiles=tiles.path, output=tmp_path / "mine")
     assert (tmp_path / "mine/notes.txt").read_text() == "keep"
 
 
@@ -320,8 +320,10 @@ def test_weights_that_can_not_be_had_fail_within_seconds_and_say_what_to_do(
     tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretrained = ["model.init_args.model_args.backbone_pretrained=true"]
+    monkeypatch.setenv("CASBAH_WEIGHTS", str(tmp_path / "weights"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(WorldError, match=r"Prithvi-EO-2.0-tiny-TL.*HF_HUB_OFFLINE.*backbone_ckpt_path"):
+    words = r"Prithvi-EO-2.0-tiny-TL.*HF_HUB_OFFLINE.*casbah weights add .*; or set model_args.backbone_pretrained to"
+    with pytest.raises(WorldError, match=words):
         finetune(config="prithvi_tiny_upernet", tiles=tiles.path, output=tmp_path / "model", overrides=pretrained)
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -330,6 +332,16 @@ def test_weights_that_can_not_be_had_fail_within_seconds_and_say_what_to_do(
     missing = [*pretrained, f"model.init_args.model_args.backbone_ckpt_path={tmp_path / 'w.pt'}"]
     with pytest.raises(InputError, match=r"w\.pt, which is no file"):
         finetune(config="prithvi_tiny_upernet", tiles=tiles.path, output=tmp_path / "model", overrides=missing)
+
+
+def test_weights_whose_licence_was_not_accepted_are_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from casbah.finetune import weights
+
+    monkeypatch.setenv("CASBAH_WEIGHTS", str(tmp_path / "weights"))
+    with pytest.raises(InputError, match=r"x\.yaml: mit_b2_imagenet .*--accept-licence nvidia-segformer"):
+        weights.check({"model": "Segformer", "backbone": "mit_b2"}, "x.yaml")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def kept(tiles: TileSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(tiles: TileSet, output: Path, place: Path, resume: bool = False) -> Any:
     return finetune(
-        config="unet_scratch", tiles=tiles.path, output=output, checkpoints=place, resume=resume, overrides=TINY
+        config="unet_scratch_small", tiles=tiles.path, output=output, checkpoints=place, resume=resume, overrides=TINY
     )
 
 
@@ -156,7 +156,7 @@ def test_a_disk_that_fills_up_in_mid_run_costs_no_whole_epoch(
     casbah.finetune.EpochModelCheckpoint  # noqa: B018 - cures torchvision
     from lightning.pytorch import Trainer
 
-    options: dict[str, Any] = {"config": "unet_scratch", "tiles": tiles.path, "output": tmp_path / "model"}
+    options: dict[str, Any] = {"config": "unet_scratch_small", "tiles": tiles.path, "output": tmp_path / "model"}
     options["overrides"] = [*TINY, "trainer.max_epochs=3"]
     save, saved = Trainer.save_checkpoint, []
 

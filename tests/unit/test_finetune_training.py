@@ -29,7 +29,7 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> TileSet:
 @pytest.fixture(scope="module")
 def bundle(tiles: TileSet, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     output = tmp_path_factory.mktemp("model") / "unet"
-    return finetune(config="unet_scratch", tiles=tiles.path, output=output, overrides=["trainer.max_epochs=5"])
+    return finetune(config="unet_scratch_small", tiles=tiles.path, output=output, overrides=["trainer.max_epochs=5"])
 
 
 def test_the_score_is_that_of_the_scoring_room() -> None:
@@ -165,7 +165,7 @@ def test_terratorchs_own_task_is_stopped_at_nan_as_well(tiles: TileSet, tmp_path
         "trainer.callbacks=[{class_path: casbah.finetune.EpochModelCheckpoint, init_args: {monitor: val/mIoU}}]",
     ]
     with pytest.raises(CasbahError, match=r"became (inf|nan) in epoch 0, batch \d.*lr"):
-        finetune(config="unet_scratch", tiles=tiles.path, output=tmp_path / "model", overrides=overrides)
+        finetune(config="unet_scratch_small", tiles=tiles.path, output=tmp_path / "model", overrides=overrides)
 
 
 def test_progress_moves_within_an_epoch_and_names_it(
@@ -176,7 +176,7 @@ def test_progress_moves_within_an_epoch_and_names_it(
     monkeypatch.setattr(progress, "JOURNAL_INTERVAL", 0)
     monkeypatch.setenv(journal.VARIABLE, str(tmp_path / "journal"))
     overrides = ["trainer.max_epochs=2", "model.init_args.flips_at_test=false"]
-    finetune(config="unet_scratch", tiles=tiles.path, output=tmp_path / "model", overrides=overrides)
+    finetune(config="unet_scratch_small", tiles=tiles.path, output=tmp_path / "model", overrides=overrides)
     lines = [json.loads(line) for line in (tmp_path / "journal").read_text().splitlines()]
     steps = [line for line in lines if line["event"] == "progress" and line["name"].startswith("finetune")]
     batches = -(-len(tiles.split("train")) // 8)
@@ -190,7 +190,7 @@ def test_a_logger_of_the_experiment_is_left_out_with_a_word(
     tiles: TileSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = ["trainer.max_epochs=1", "trainer.logger=true", "model.init_args.flips_at_test=false"]
-    finetune(config="unet_scratch", tiles=tiles.path, output=tmp_path / "model", overrides=overrides)
+    finetune(config="unet_scratch_small", tiles=tiles.path, output=tmp_path / "model", overrides=overrides)
     assert "trainer.logger is left out; scores go to the MLflow server" in capsys.readouterr().err
 
 
@@ -205,8 +205,8 @@ def test_a_run_that_is_stopped_says_how_to_go_on(
 
     monkeypatch.setattr(Trainer, "fit", stopped)
     with pytest.raises(KeyboardInterrupt):
-        finetune(config="unet_scratch", tiles=tiles.path, output=tmp_path / "model")
-    assert "unet_scratch: stopped; no epoch was finished, and --resume goes on" in capsys.readouterr().err
+        finetune(config="unet_scratch_small", tiles=tiles.path, output=tmp_path / "model")
+    assert "unet_scratch_small: stopped; no epoch was finished, and --resume goes on" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -228,7 +228,7 @@ def test_prediction_takes_bfloat16_only_where_the_training_did(
     assert asked == [False], "an emulated bfloat16 is slower than float32"
     assert network.load(bundle).mixed_precision
     exact = finetune(
-        config="unet_scratch",
+        config="unet_scratch_small",
         tiles=tiles.path,
         output=tmp_path / "exact",
         overrides=["trainer.max_epochs=1", "model.init_args.mixed_precision=false"],
@@ -239,7 +239,7 @@ def test_prediction_takes_bfloat16_only_where_the_training_did(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_an_epoch_in_bfloat16_on_a_gpu_gives_a_bundle_that_predicts(tiles: TileSet, tmp_path: Path) -> None:
     bundle = finetune(
-        config="unet_scratch", tiles=tiles.path, output=tmp_path / "gpu", overrides=["trainer.max_epochs=1"]
+        config="unet_scratch_small", tiles=tiles.path, output=tmp_path / "gpu", overrides=["trainer.max_epochs=1"]
     )
     found = models.load(bundle).probabilities(np.asarray(tiles.split("val").images))
     assert np.isfinite(found).all()
@@ -378,7 +378,11 @@ def test_every_fold_and_the_refit_are_trained_and_done_folds_are_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folds = make_tiles(tmp_path / "folds", folds=2)
-    options: dict[str, Any] = {"config": "unet_scratch", "tiles": folds.path, "overrides": ["trainer.max_epochs=1"]}
+    options: dict[str, Any] = {
+        "config": "unet_scratch_small",
+        "tiles": folds.path,
+        "overrides": ["trainer.max_epochs=1"],
+    }
     bundle = finetune(output=tmp_path / "models", **options)
     assert bundle.path == tmp_path / "models/refit"
     assert bundle.training.refit == "refit of 2 folds"

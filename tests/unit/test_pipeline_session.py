@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from casbah.errors import InputError, WorldError
+from casbah.interruption import termination_as_interrupt
 from casbah.pipeline import compiled, local, session
 from casbah.products.evaluation import Evaluation
 from casbah.products.manifest import Product
@@ -131,7 +132,7 @@ def test_a_disk_that_fills_up_is_one_sentence_and_loses_nothing(
     ("given", "sentence"),
     [
         ({"experiments": "unet_scrach"}, "experiments is 'unet_scrach'; known here: unet_scratch"),
-        ({"experiments": "unet_scratch,mine.yaml"}, "experiments is 'mine.yaml', a path of your machine"),
+        ({"experiments": "unet_scratch_small,mine.yaml"}, "experiments is 'mine.yaml', a path of your machine"),
         ({"aoi": "algier"}, "aoi is 'algier'; known here: algiers"),
         ({"aoi": "s3:///town.geojson"}, "s3://bucket/key is wanted"),
         ({"labels": "overtur"}, "labels is 'overtur'; known here: overture"),
@@ -181,7 +182,7 @@ def test_a_closed_terminal_ends_a_session_like_ctrl_c(number: signal.Signals) ->
     mine = lambda *_: None  # noqa: E731 - any handler that does not end the tests
     before = signal.signal(number, mine)
     try:
-        with pytest.raises(KeyboardInterrupt), session._termination_as_interrupt():
+        with pytest.raises(KeyboardInterrupt), termination_as_interrupt():
             signal.raise_signal(number)
         assert signal.getsignal(number) is mine
     finally:
@@ -191,7 +192,7 @@ def test_a_closed_terminal_ends_a_session_like_ctrl_c(number: signal.Signals) ->
 def test_under_nohup_a_closed_terminal_is_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with session._termination_as_interrupt():
+        with termination_as_interrupt():
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -28,16 +28,18 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def edited(target: Path, old: str, new: str) -> Path:
     """A copy of a built-in experiment with one word changed."""
-    text = (FOLDER / "unet_scratch.yaml").read_text()
+    text = (FOLDER / "unet_scratch_small.yaml").read_text()
     assert old in text
     target.write_text(text.replace(old, new))
     return target
 
 
-@pytest.mark.parametrize("option", [["--config", "unet_scratch"], ["-c", "unet_scratch"], ["--config=unet_scratch"]])
+@pytest.mark.parametrize(
+    "option", [["--config", "unet_scratch_small"], ["-c", "unet_scratch_small"], ["--config=unet_scratch_small"]]
+)
 def test_a_built_in_experiment_goes_by_its_name(tiles: TileSet, option: list[str]) -> None:
     given, file = checked(["fit", *option, "--data.init_args.tiles", str(tiles.path)])
-    assert file == str(FOLDER / "unet_scratch.yaml")
+    assert file == str(FOLDER / "unet_scratch_small.yaml")
     assert given[len(option)].removeprefix("--config=") == file
 
 
@@ -58,8 +60,8 @@ def test_a_mistake_is_named_with_the_nearest_right_word_and_nothing_is_written(
         (["--config", "boosted_pixels"], "grows trees.*casbah finetune --config boosted_pixels"),
         (["--config", "unet_scrach"], "did you mean unet_scratch"),
         (["--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
-        (["--config", "unet_scratch"], "CASBAH_TILES"),
-        (["--config", "unet_scratch", "--data.init_args.tiles=nowhere"], "nowhere does not exist"),
+        (["--config", "unet_scratch_small"], "CASBAH_TILES"),
+        (["--config", "unet_scratch_small", "--data.init_args.tiles=nowhere"], "nowhere does not exist"),
     ],
 )
 def test_what_can_not_be_run_is_said_at_once(tmp_path: Path, arguments: list[str], words: str) -> None:
@@ -100,7 +102,7 @@ def test_an_option_that_the_parser_refuses_is_one_sentence(
     monkeypatch.setenv("CASBAH_TILES", str(tiles.path))
     monkeypatch.setattr(sys, "argv", ["casbah"])
     with pytest.raises(SystemExit) as caught:
-        main(["terratorch", "fit", "--config", "unet_scratch", *arguments])
+        main(["terratorch", "fit", "--config", "unet_scratch_small", *arguments])
     assert caught.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("casbah: ")

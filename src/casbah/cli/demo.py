@@ -7,7 +7,7 @@ import typer
 
 from casbah.cli.root import app
 
-EXPERIMENTS = '["unet_scratch", "prithvi_tiny_upernet", "boosted_pixels"]'
+EXPERIMENTS = '["unet_scratch_small", "prithvi_tiny_upernet", "boosted_pixels"]'
 
 
 @app.command()

@@ -35,7 +35,7 @@ def finetune(
 
     The best epoch and the threshold are chosen on the validation split; the test split is not read. For example:
 
-        casbah finetune --config unet_scratch --tiles build/tiles --output build/unet
+        casbah finetune --config unet_scratch_small --tiles build/tiles --output build/unet
 
         casbah finetune --config my.yaml --tiles build/tiles --output build/mine --set trainer.max_epochs=3 --resume
     """

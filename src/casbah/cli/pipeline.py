@@ -12,12 +12,18 @@ app.add_typer(
     pipeline, name="pipeline", help="Compile the Kubeflow pipeline to one YAML, or run that YAML on this machine."
 )
 
-_PACKAGE = Path("build/building_footprints.yaml")
+_PIPELINE = Annotated[
+    str,
+    typer.Option(help="building_footprints (trains, selects, registers) or compare_experiments (compares all models)."),
+]
 
 
 @pipeline.command("compile")
 def compile_(
-    output: Annotated[Path, typer.Option(help="The YAML to write.")] = _PACKAGE,
+    output: Annotated[
+        Path | None, typer.Option(help="The YAML to write.  [default: build/<pipeline>.yaml]", show_default=False)
+    ] = None,
+    pipeline: _PIPELINE = "building_footprints",
     image: Annotated[
         list[str] | None,
         typer.Option(
@@ -46,7 +52,8 @@ def compile_(
         if not separator:
             raise InputError(f"--image {pair!r} is not STAGE=IMAGE, such as finetune=repository@sha256:digest")
         images[stage] = reference
-    typer.echo(compile_pipeline(output, images=images, registry=registry, cpu=cpu))
+    target = output or Path("build") / f"{pipeline}.yaml"
+    typer.echo(compile_pipeline(target, pipeline=pipeline, images=images, registry=registry, cpu=cpu))
 
 
 @pipeline.command("run")
@@ -60,6 +67,7 @@ def run(
     package: Annotated[
         Path | None, typer.Option(help="A compiled pipeline; without one, it is compiled first.")
     ] = None,
+    pipeline: _PIPELINE = "building_footprints",
     output: Annotated[
         Path, typer.Option(help="Where the winner, its evaluation and the comparison are copied to.")
     ] = Path("runs/latest"),
@@ -74,11 +82,17 @@ def run(
     file given for `aoi` or `labels` is copied into the object store first.
     Example: `casbah pipeline run aoi=my_town.geojson labels=osm start=2023-06-01 end=2023-09-30`
     """
+    from casbah.cli.compare import print_comparison
     from casbah.cli.results import print_results
+    from casbah.pipeline.compiled import COMPARISON
     from casbah.pipeline.session import Session, request, split_arguments
 
-    with request(split_arguments(arguments or []), package, output=output) as wanted, Session(directory) as session:
-        print_results(session.run(wanted, output=output))
+    given = split_arguments(arguments or [])
+    with request(given, package, output=output, pipeline=pipeline) as wanted, Session(directory) as session:
+        if wanted.pipeline == COMPARISON:
+            print_comparison(session.compare(wanted, output=output))
+        else:
+            print_results(session.run(wanted, output=output))
 
 
 @pipeline.command("parameters")
@@ -86,6 +100,7 @@ def parameters(
     package: Annotated[
         Path | None, typer.Option(help="A compiled pipeline; without one, it is compiled first.")
     ] = None,
+    pipeline: _PIPELINE = "building_footprints",
 ) -> None:
     """List the pipeline's parameters with their defaults and what they mean."""
     import tempfile
@@ -96,7 +111,8 @@ def parameters(
     from casbah.pipeline import compiled
 
     with tempfile.TemporaryDirectory() as folder:
-        declared = compiled.parameters(package or compiled.compile_pipeline(Path(folder) / "pipeline.yaml"))
+        package = package or compiled.compile_pipeline(Path(folder) / "pipeline.yaml", pipeline=pipeline)
+        declared = compiled.parameters(package)
     table = Table(box=None)
     for heading in ("parameter", "default", "meaning"):
         table.add_column(heading)

@@ -18,7 +18,7 @@ def terratorch(context: typer.Context) -> None:
     Everything after `terratorch` is TerraTorch's. An experiment on tiles of Casbah is checked first, as `casbah
     finetune` does, and a built-in one may be given by its name:
 
-        CASBAH_TILES=build/tiles casbah terratorch fit --config unet_scratch
+        CASBAH_TILES=build/tiles casbah terratorch fit --config unet_scratch_small
     """
     from casbah.models import torchvision_cure
 

@@ -1,6 +1,7 @@
 """Which model is scored on which tiles: one pair, or one pair a fold; and that they fit and nothing leaks."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,8 +90,12 @@ def _folds(model: Path, tiles: Path) -> Cases:
     _check_no_surplus(model, folds)
     cases = tuple(Case(ModelBundle.open(model / f"fold_{k}"), tile_set, k) for k, tile_set in enumerate(folds.folds))
     _check_one_experiment(cases)
-    joined = hashlib.sha256("\n".join(case.model.digest for case in cases).encode()).hexdigest()
-    return Cases(cases, _digest_of(model) or joined, folds.digest)
+    return Cases(cases, _digest_of(model) or joined_digest([case.model for case in cases]), folds.digest)
+
+
+def joined_digest(models: Sequence[ModelBundle]) -> str:
+    """What stands for the models of all folds, in their order: sha256 of their digests, one a line."""
+    return hashlib.sha256("\n".join(model.digest for model in models).encode()).hexdigest()
 
 
 def _check_no_surplus(model: Path, folds: TileFolds) -> None:

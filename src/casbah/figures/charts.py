@@ -70,7 +70,7 @@ def panels(rows: Sequence[Panel], resolution: float, simulated: bool, attributio
     for line, panel in zip(axes, rows, strict=True):
         shown = (panel.colour, panel.truth, panel.probability, panel.error)
         for axis, name, picture in zip(line, ("image", "truth", "probability", "error"), shown, strict=True):
-            _bare(axis)
+            bare(axis)
             axis.set_facecolor("#f2f2f2")
             if picture.ndim == 2:
                 axis.imshow(picture, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
@@ -88,7 +88,7 @@ def panels(rows: Sequence[Panel], resolution: float, simulated: bool, attributio
     figure.colorbar(bar, ax=axes[:, 2], location="bottom", shrink=0.8, pad=0.02, label="P(building)")
     if simulated:
         figure.suptitle(SIMULATED, fontsize=10, fontweight="bold", color="#b00020")
-    _credit(figure, attribution)
+    credit(figure, attribution)
     return png_of(figure)
 
 
@@ -131,7 +131,7 @@ def block_map(
     highest = max((b.score for b in blocks if b.score), default=1.0)
     scale = ScalarMappable(Normalize(0, highest), "viridis")
     for axis in (by_score, by_split):
-        _bare(axis)
+        bare(axis)
         axis.set(xlim=(left - margin, left + cols + margin), ylim=(top + rows + 3 * margin, top - 4 * margin))
         axis.set_aspect("equal")
         scale_bar(axis, resolution, cols, dark=True)
@@ -150,7 +150,7 @@ def block_map(
     figure.colorbar(scale, ax=by_score, location="bottom", shrink=0.7, pad=0.02, label="building IoU")
     handles = [Patch(facecolor=colour, label=name) for name, colour in colours.items()]
     by_split.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=4, frameon=False)
-    _credit(figure, attribution)
+    credit(figure, attribution)
     return png_of(figure)
 
 
@@ -189,7 +189,7 @@ def north_arrow(axis: Axes, dark: bool = True) -> None:
     text.set_path_effects(_outline("white" if dark else "black"))
 
 
-def _credit(figure: Figure, attribution: Sequence[str]) -> None:
+def credit(figure: Figure, attribution: Sequence[str]) -> None:
     """Whose imagery and footprints these are, below the whole picture."""
     lines = [line for said in dict.fromkeys(attribution) for line in wrap(said, round(figure.get_figwidth() * 15))]
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7.5, color="#444")
@@ -203,7 +203,8 @@ def _rgb(colour: tuple[int, int, int]) -> tuple[float, float, float]:
     return colour[0] / 255, colour[1] / 255, colour[2] / 255
 
 
-def _bare(axis: Axes) -> None:
+def bare(axis: Axes) -> None:
+    """Leave an axis without ticks, in a thin grey frame."""
     axis.set_xticks([])
     axis.set_yticks([])
     for side in axis.spines.values():

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from casbah.figures.charts import BlockOutline
@@ -94,12 +94,13 @@ def render_map(
 
 
 def environment(package: str = "casbah.figures", markdown: bool = False) -> Environment:
-    """Jinja2 that escapes everything and fails on a missing name; templates from the package's own folder.
+    """Jinja2 that escapes everything and fails on a missing name; templates from the package's own folder, and the
+    style of all reports from that of `casbah.figures`.
 
     In `markdown` only what would open an HTML tag is escaped, since viewers let tags through.
     """
     return Environment(
-        loader=PackageLoader(package),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("casbah.figures")]),
         autoescape=not markdown,  # noqa: S701 - Markdown is no HTML, and `_no_tags` keeps it so
         finalize=_no_tags if markdown else None,
         undefined=StrictUndefined,

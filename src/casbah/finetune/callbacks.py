@@ -112,6 +112,8 @@ class EpochModelCheckpoint(Checkpoint):
         self.seconds = 0.0
         self.mlflow_run: str | None = None
         """The run in MLflow that a resumed training goes on with."""
+        self.starts_from: str | None = None
+        """What the network's published weights are, and how much of them fitted; None where it has none."""
         self.on_epoch: list[Callable[[dict[str, float]], None]] = []
         """Each is called with the scores of an epoch that ended (progress, MLflow)."""
         self.on_saved: list[Callable[[Path], None]] = []
@@ -132,8 +134,9 @@ class EpochModelCheckpoint(Checkpoint):
             self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock, and note what the network started from."""
         self._since = time.monotonic()
+        self.starts_from = getattr(_network(pl_module), "starts_from", None)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the epoch's scores, and keep its weights where they are the best so far."""
@@ -187,7 +190,7 @@ class EpochModelCheckpoint(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values alone."""
-        names = ("best_score", "best_epoch", "finished", "history", "seconds", "mlflow_run")
+        names = ("best_score", "best_epoch", "finished", "history", "seconds", "mlflow_run", "starts_from")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

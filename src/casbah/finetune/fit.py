@@ -369,7 +369,7 @@ def _training(run: _Run, checkpoint: EpochModelCheckpoint, parameters: int) -> T
         },
         config=run.digest,
         seed=run.seed,
-        pretrained=weights.pretraining(run.model_args),
+        pretrained=checkpoint.starts_from or weights.pretraining(run.model_args),
         parameters=parameters,
         epochs=len(checkpoint.history),
         best_epoch=checkpoint.best_epoch,

@@ -27,7 +27,7 @@ def finetune(
     """Train an experiment on tiles and write the model with everything that a consumer needs to feed it rightly.
 
     Args:
-        config: YAML of the experiment, or the name of a built-in one (`unet_scratch`).
+        config: YAML of the experiment, or the name of a built-in one (`unet_scratch_small`).
         tiles: A TileSet; or TileFolds, whose every fold and refit are then trained into `output/fold_0` … and
             `output/refit`.
         output: Where the bundle goes.

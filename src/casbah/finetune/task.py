@@ -253,8 +253,8 @@ def _filled(
 ) -> dict[str, Any]:
     if factory == "SMPModelFactory":
         # Its `bands` only counts; numbers stand for channels that have no one name.
-        channels = len(bands) * info.periods
-        return {"in_channels": channels, "bands": list(range(channels))}
+        channels = list(bands) * info.periods  # date after date, as the layout stacks them
+        return {"in_channels": len(channels), "bands": channels}
     known = inputs.family(str(model_args.get("backbone")))
     if known is None and layout != "frames":
         return {}

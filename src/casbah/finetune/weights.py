@@ -1,20 +1,13 @@
 """Pretrained weights: whether an experiment asks for them, and whether they can be had, within seconds."""
 
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from casbah.errors import InputError, WorldError
+from casbah import weights
+from casbah.errors import CasbahError, InputError, WorldError
+from casbah.models import published
 from casbah.products.manifest import sha256_of
-
-PATIENCE = 5
-"""Seconds to wait for the hub's first answer; its own client waits 23-46 s before it gives up."""
-
-OFFLINE = ("1", "ON", "YES", "TRUE")
-"""Values of HF_HUB_OFFLINE that huggingface_hub reads as true."""
 
 
 class HubFile(NamedTuple):
@@ -34,13 +27,19 @@ class HubFile(NamedTuple):
 
 
 def pretraining(model_args: Mapping[str, Any]) -> str | None:
-    """What the backbone starts from, for the bundle; None for random weights."""
+    """What a backbone that the manifest does not list starts from, for the bundle; None for random weights.
+
+    What a listed one starts from is known when it is loaded (`starts_from` of the network).
+    """
     wanted = _wanted(model_args)
     if not wanted:
         return None
     file = model_args.get("backbone_ckpt_path")
     if file:
         return f"{Path(file).name} (sha256 {sha256_of(Path(file))[:16]})"
+    listed = published.wanted(model_args)
+    if listed:
+        return listed.entry.source
     found = _hub_file(model_args)
     if found:
         return found.repository
@@ -52,19 +51,32 @@ def check(model_args: Mapping[str, Any], where: str) -> None:
     file = model_args.get("backbone_ckpt_path")
     if file is not None and not Path(file).is_file():
         raise InputError(f"{where}: model_args.backbone_ckpt_path names {file}, which is no file")
-    if pretraining(model_args) is None or file is not None:
+    if not _wanted(model_args) or file is not None:
+        return
+    if (listed := published.wanted(model_args)) is not None:
+        _check_listed(listed.entry, model_args, where)
         return
     found = _hub_file(model_args)
     if found and found.cached:
         return
     wanted = f"the pretrained weights of {model_args.get('backbone')}" + (f" ({found.repository})" if found else "")
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in OFFLINE:
+    if weights.offline():
         if found:
             raise WorldError(f"{wanted} are not in the local cache, and HF_HUB_OFFLINE is set: {_remedy(model_args)}")
         return  # which file another hub model needs is known to its builder alone, and it fails at once when offline
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    if not _answers(endpoint):
-        raise WorldError(f"{wanted} are not in the local cache, and {endpoint} does not answer: {_remedy(model_args)}")
+    endpoint = weights.hub_endpoint()
+    if fault := weights.unanswered(endpoint):
+        raise WorldError(
+            f"{wanted} are not in the local cache, and {endpoint} does not answer ({fault}): {_remedy(model_args)}"
+        )
+
+
+def _check_listed(entry: weights.Published, model_args: Mapping[str, Any], where: str) -> None:
+    """The same for weights that the manifest lists: here, in the mirror, or at a hub that answers."""
+    try:
+        weights.check_available(entry.name)
+    except CasbahError as error:
+        raise type(error)(f"{where}: {error}; or set model_args.{_switch(model_args)} to false") from None
 
 
 def _wanted(model_args: Mapping[str, Any]) -> Any:
@@ -72,14 +84,17 @@ def _wanted(model_args: Mapping[str, Any]) -> Any:
     return model_args.get("backbone_pretrained", model_args.get("pretrained", "model" in model_args))
 
 
+def _switch(model_args: Mapping[str, Any]) -> str:
+    return "pretrained" if "model" in model_args else "backbone_pretrained"
+
+
 def _remedy(model_args: Mapping[str, Any]) -> str:
-    """What can be done without the hub: Prithvi alone takes a file."""
+    """What can be done without the hub: of those that the manifest does not list, Prithvi alone takes a file."""
     prithvi = str(model_args.get("backbone")).removeprefix("terratorch_").startswith("prithvi")
     copy = "or give a local copy as model_args.backbone_ckpt_path, " if prithvi else ""
-    switch = "pretrained" if "model" in model_args else "backbone_pretrained"
     return (
         "run once with the internet, or copy a cache that has them (HF_HOME) to this machine, "
-        f"{copy}or set model_args.{switch} to false"
+        f"{copy}or set model_args.{_switch(model_args)} to false"
     )
 
 
@@ -105,14 +120,3 @@ def _hub_file(model_args: Mapping[str, Any]) -> HubFile | None:
         return None
     named = (config.hf_hub_filename,) if config.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
     return HubFile(config.hf_hub_id, named)
-
-
-def _answers(endpoint: str) -> bool:
-    request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the hub's own address
-    try:
-        urllib.request.urlopen(request, timeout=PATIENCE).close()  # noqa: S310
-    except urllib.error.HTTPError as error:
-        return error.code < 500
-    except (OSError, ValueError):
-        return False
-    return True

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from casbah.errors import InputError, WorldError
-from casbah.models import check_images, torchvision_cure
+from casbah.models import check_images, published, torchvision_cure
 from casbah.models.normalisation import Normalisation
 from casbah.products.model import ModelBundle, Training
+from casbah.progress import say
 
 PIXELS_PER_BATCH = 2**18
 """Bounds the memory of a prediction: about 1 GB of activations in a U-Net of ResNet-18."""
@@ -67,8 +68,25 @@ def quiet() -> Iterator[None]:
 def build(model_factory: str, model_args: Mapping[str, Any]) -> nn.Module:
     """A network with two output classes, background and building, through TerraTorch's own factory.
 
-    `InputError` where the factory refuses an argument, `WorldError` where pretrained weights can't be fetched.
+    Where pretraining is asked for and the manifest of `casbah.weights` lists the backbone, the factory builds it from
+    random weights and the published file is loaded then, whole or not at all (see `casbah.models.published.load`); any
+    other backbone is left to its own house. What was loaded is said, and kept as `starts_from` of the network.
+
+    `InputError` where the factory refuses an argument or a file does not fit, `WorldError` where pretrained weights
+    can't be fetched.
     """
+    wanted = published.wanted(model_args)
+    if wanted is None:
+        return _built(model_factory, model_args)
+    file = wanted.path()  # first, since it fails sooner than a network is built
+    model: Any = _built(model_factory, untrained(model_args))
+    match = published.load(_backbone_of(model), wanted.entry.name, file, wanted.bands)
+    model.starts_from = published.origin(wanted, file, match)
+    say(f"{model_args.get('backbone')} starts from {model.starts_from}")
+    return model
+
+
+def _built(model_factory: str, model_args: Mapping[str, Any]) -> nn.Module:
     torchvision_cure.apply()
     with quiet():
         import terratorch.models  # noqa: F401 - fills the registries
@@ -91,6 +109,14 @@ def encoder_of(model: nn.Module) -> nn.Module:
     """The backbone of a network that a TerraTorch factory built."""
     inner: Any = getattr(model, "smp_model", model)
     return inner.encoder
+
+
+def _backbone_of(model: nn.Module) -> nn.Module:
+    """The backbone itself, without what TerraTorch wraps around it for several dates."""
+    from terratorch.models.utils import TemporalWrapper
+
+    encoder: Any = encoder_of(model)
+    return encoder.encoder if isinstance(encoder, TemporalWrapper) else encoder
 
 
 def untrained(model_args: Mapping[str, Any]) -> dict[str, Any]:

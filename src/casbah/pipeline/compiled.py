@@ -1,4 +1,4 @@
-"""The pipeline as one YAML: compiled from `pipelines/`, and its parameters read back from it."""
+"""A pipeline as one YAML: compiled from `pipelines/`, and its parameters read back from it."""
 
 import functools
 import hashlib
@@ -22,28 +22,40 @@ from casbah.errors import InputError, unwritable
 from casbah.pipeline import inputs
 from casbah.products.manifest import sha256_of
 
-STAGES = ("ingest", "label", "tile", "finetune", "evaluate", "select", "register")
+STAGES = ("ingest", "label", "tile", "finetune", "evaluate", "select", "register", "compare")
+
+FOOTPRINTS, COMPARISON = "building_footprints", "compare_experiments"
+
+PIPELINES = (FOOTPRINTS, COMPARISON)
+"""The modules in `pipelines/`, each with a pipeline of its name."""
 
 
 def compile_pipeline(
-    output: Path, *, images: Mapping[str, str] | None = None, registry: str | None = None, cpu: bool = False
+    output: Path,
+    *,
+    pipeline: str = FOOTPRINTS,
+    images: Mapping[str, str] | None = None,
+    registry: str | None = None,
+    cpu: bool = False,
 ) -> Path:
-    """Compile `pipelines/building_footprints.py` to a YAML that appears whole or not at all.
+    """Compile `pipelines/<pipeline>.py` to a YAML that appears whole or not at all.
 
     `images` maps a stage to its image (pin it by digest), `registry` says where the other stages' images come from.
-    `cpu` leaves out the request for a GPU, for a cluster that has none. Raises `InputError` for an unknown stage, or
-    where there is no checkout of the repository.
+    `cpu` leaves out the request for a GPU, for a cluster that has none. Raises `InputError` for an unknown pipeline or
+    stage, or where there is no checkout of the repository.
     """
+    if pipeline not in PIPELINES:
+        raise InputError(f"there is no pipeline {pipeline!r}; choose from {', '.join(PIPELINES)}")
     if output.suffix not in (".yaml", ".yml"):
         raise InputError(f"{output} is no name of a YAML file; end it in .yaml")
     partial = output.with_name(f".{output.stem}.partial-{uuid4().hex[:8]}{output.suffix}")
     with _settings(images or {}, registry, cpu), _imports():
         from kfp import compiler
 
-        pipeline = importlib.import_module("pipelines.building_footprints").building_footprints
+        function = getattr(importlib.import_module(f"pipelines.{pipeline}"), pipeline)
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            compiler.Compiler().compile(pipeline, str(partial))
+            compiler.Compiler().compile(function, str(partial))
             partial.replace(output)
         except OSError as error:
             raise unwritable(error)(f"{output} can't be written: {error.strerror}") from None
@@ -54,11 +66,21 @@ def compile_pipeline(
     return output
 
 
+def name(package: Path) -> str:
+    """Which pipeline a compiled one is: the name of its module (one of `PIPELINES`, unless it was made elsewhere)."""
+    return str(_read(package)[0]).replace("-", "_")
+
+
 def parameters(package: Path) -> dict[str, dict[str, Any]]:
     """The parameters of a compiled pipeline: name -> `parameterType`, `defaultValue`, `description`."""
+    return _read(package)[1]
+
+
+def _read(package: Path) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Name and parameters of a compiled pipeline; `InputError` where the file is none."""
     try:
         specification = next(iter(yaml.safe_load_all(package.read_text(encoding="utf-8"))))
-        return specification["root"]["inputDefinitions"]["parameters"]
+        return specification["pipelineInfo"]["name"], specification["root"]["inputDefinitions"]["parameters"]
     except FileNotFoundError:
         raise InputError(f"{package} does not exist; `casbah pipeline compile` makes it") from None
     except OSError as error:

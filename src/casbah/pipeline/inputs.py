@@ -174,7 +174,7 @@ def experiment_list(value: object) -> list[str]:
             parsed = [part.strip() for part in value.split(",") if part.strip()]
         value = parsed if isinstance(parsed, list) else [str(parsed)]
     if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
-        raise InputError(f'experiments is {value!r}; a JSON list of names is wanted, such as ["unet_scratch"]')
+        raise InputError(f'experiments is {value!r}; a JSON list of names is wanted, such as ["unet_scratch_small"]')
     if len(set(value)) < len(value):
         raise InputError(f"experiments names one twice: {', '.join(value)}")
     return value

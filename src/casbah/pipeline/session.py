@@ -2,20 +2,20 @@
 
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Self
 from uuid import uuid4
 
 from casbah import stack
 from casbah.errors import InputError, WorldError
+from casbah.interruption import termination_as_interrupt
 from casbah.pipeline import compiled, inputs, local
 from casbah.pipeline.display import Display
+from casbah.products.comparison import Comparison
 from casbah.products.evaluation import Evaluation, EvaluationMetrics
 from casbah.products.manifest import MANIFEST, check_target, replace_directory, sha256_of
 from casbah.products.model import ModelBundle
@@ -46,18 +46,29 @@ class Request:
 
     package: Path
     arguments: dict[str, str]
+    pipeline: str = compiled.FOOTPRINTS
+    """Which of `compiled.PIPELINES` the package is."""
 
 
 @contextmanager
-def request(given: Mapping[str, str], package: Path | None = None, *, output: Path | None = None) -> Iterator[Request]:
-    """Compile the pipeline unless a package is given, and check the arguments against it, and where the results go.
+def request(
+    given: Mapping[str, str],
+    package: Path | None = None,
+    *,
+    output: Path | None = None,
+    pipeline: str = compiled.FOOTPRINTS,
+) -> Iterator[Request]:
+    """Compile `pipeline` unless a package is given, and check the arguments against it, and where the results go.
 
     `InputError` for all that can be known to be wrong before anything is started.
     """
-    if output is not None:
-        check_output(output)
     with tempfile.TemporaryDirectory(prefix="casbah-") as folder:
-        package = package or compiled.compile_pipeline(Path(folder) / "building_footprints.yaml")
+        package = package or compiled.compile_pipeline(Path(folder) / f"{pipeline}.yaml", pipeline=pipeline)
+        pipeline = compiled.name(package)
+        if output is not None and pipeline == compiled.COMPARISON:
+            check_target(output, Comparison.schema)
+        elif output is not None:
+            check_output(output)
         values = compiled.defaults(package) | compiled.arguments(package, given)
         for name, value in given.items():
             if _is_file(name, value):
@@ -65,7 +76,7 @@ def request(given: Mapping[str, str], package: Path | None = None, *, output: Pa
                     raise InputError(f"{name} is {value!r}, and there is no such file")
                 del values[name]
         inputs.check(values)
-        yield Request(package, dict(given))
+        yield Request(package, dict(given), pipeline)
 
 
 def check_output(output: Path) -> None:
@@ -120,7 +131,7 @@ class Session:
 
     def __enter__(self) -> Self:
         with ExitStack() as exits:
-            exits.enter_context(_termination_as_interrupt())
+            exits.enter_context(termination_as_interrupt())
             if not self.embedded and Store.configured() and os.environ.get("MLFLOW_TRACKING_URI"):
                 say("Using the object store and MLflow that the environment names")
             else:
@@ -146,17 +157,27 @@ class Session:
             say("Stopped the object store and MLflow; their data stays")
 
     def run(self, request: Request, *, output: Path) -> Results:
-        """Run the pipeline as requested and copy what it returns to `output`."""
+        """Run the pipeline that trains, selects and registers, and copy what it returns to `output`."""
+        return self._gathered(self._outcome(request), output)
+
+    def compare(self, request: Request, *, output: Path) -> Comparison:
+        """Run the pipeline that compares, and copy the comparison to `output`."""
+        found = Comparison.open(self._outcome(request).artifacts["comparison"]["path"])
+        manifest = found.manifest
+        with Comparison.write(output, parameters=manifest.parameters, inputs=manifest.inputs) as draft:
+            shutil.copytree(found.path, draft.directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+        return Comparison.open(output, verify=False)
+
+    def _outcome(self, request: Request) -> local.Outcome:
         values = {name: _placed(name, value) for name, value in request.arguments.items()}
         with Display() as display:
-            outcome = local.run(
+            return local.run(
                 request.package,
                 values,
                 directory=self.directory / "pipeline",
                 environment=self.environment,
                 watch=display.take,
             )
-        return self._gathered(outcome, output)
 
     def _gathered(self, outcome: local.Outcome, output: Path) -> Results:
         paths = {name: Path(artifact["path"]) for name, artifact in outcome.artifacts.items()}
@@ -256,22 +277,3 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-@contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end a session as Ctrl-C does, so that what it started is stopped."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    # Under nohup a closed terminal is to be ignored, and stays so.
-    mine = [number for number, handler in before.items() if handler != signal.SIG_IGN]
-    for number in mine:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number in mine:
-            signal.signal(number, before[number])

@@ -216,6 +216,35 @@ def select(
         Path(comparison.path).write_text(table, encoding="utf-8")
 
 
+def compare(
+    comparison: Artifact,
+    report: Artifact,
+    summary: Artifact,
+    *,
+    models: Sequence[Artifact],
+    validations: Sequence[Artifact],
+    tests: Sequence[Artifact],
+    tiles: Artifact,
+) -> None:
+    """Trained and scored models are reported side by side; the report is shown in the Kubeflow UI."""
+    with _step("compare") as step:
+        from casbah.compare import report as stage
+        from casbah.evaluate.report import without_pictures
+
+        product = step.run(
+            stage,
+            models=[Path(one.path) for one in models],
+            validations=[Path(one.path) for one in validations],
+            tests=[Path(one.path) for one in tests],
+            tiles=Path(tiles.path),
+            output=Path(comparison.path),
+        )
+        _describe(comparison, product, best=product.facts.best or "none")
+        shutil.copyfile(product.path / "comparison.html", report.path)
+        text = (product.path / "comparison.md").read_text(encoding="utf-8")
+        Path(summary.path).write_text(without_pictures(text), encoding="utf-8")
+
+
 def register(
     registration: Artifact,
     versions: Metrics,

@@ -1,0 +1,109 @@
+"""The study as a pipeline: every experiment trained on the same tiles, scored, and reported side by side.
+
+    casbah pipeline compile --pipeline compare_experiments --output build/compare_experiments.yaml
+    kfp run create -e casbah -f build/compare_experiments.yaml aoi=algiers start=2023-06-01 end=2023-09-30
+
+One seed and all labels; `casbah compare` also draws several seeds and smaller budgets. Kubeflow ends a run whose
+`ParallelFor` has a failed item: run it again without that experiment, and the others are taken from the cache.
+"""
+
+from typing import NamedTuple
+
+from kfp import dsl
+from kfp.dsl import Artifact, Collected, Markdown
+
+from casbah.compare.rows import study
+from components.compare.component import compare
+from components.evaluate.component import evaluate
+from components.finetune.component import finetune
+from components.ingest.component import ingest
+from components.label.component import label
+from components.tile.component import tile
+from pipelines.placement import on_gpu, with_store
+
+
+class Outputs(NamedTuple):
+    """What a run leaves."""
+
+    comparison: Artifact
+    summary: Markdown
+
+
+@dsl.pipeline(
+    name="compare-experiments",
+    description="Sentinel-2 and footprints become tiles, and every model of the study is compared on them.",
+)
+def compare_experiments(
+    aoi: str = "algiers",
+    start: str = "2023-06-01",
+    end: str = "2023-09-30",
+    stac: str = "https://earth-search.aws.element84.com/v1",
+    labels: str = "osm",
+    labelled_area: str = "",
+    experiments: list[str] = study(),
+    periods: int = 1,
+    max_cloud: float = 20.0,
+    tile_size: int = 64,
+    block_size: float = 0.0,
+    align: bool = False,
+    seed: int = 0,
+    snapshot: str = "2026-11-01",
+    licence: str = "",
+    attribution: str = "",
+    vintage: str = "",
+) -> Outputs:
+    """Compares building models on one area.
+
+    Args:
+        aoi: Area of interest: algiers, sample (sample@ and its digest: that very town), or the s3:// or https://
+            address of a GeoJSON.
+        start: First day of the imagery, ISO: 2023-06-01.
+        end: Last day of the imagery, ISO: 2023-09-30.
+        stac: STAC API or catalogue to read Sentinel-2 from; sample is the simulated town.
+        labels: Footprints: osm, overture, sample, or the s3:// or https:// address of a vector file.
+        labelled_area: Address of polygons outside of which no footprints are known; empty where they are complete.
+        experiments: JSON list of experiments to compare, built-in names or addresses of YAML files; all rows of the
+            study as it stands, and names that end in _small are their variants for a CPU.
+        periods: Time steps that the span is cut into; several help more than any other choice, at their cost in time.
+        max_cloud: Highest cloud cover of an image that is read, in percent.
+        tile_size: Rows and columns of a tile, in pixels of 10 m.
+        block_size: Side of a block that belongs to one split as a whole, in metres; 0 lets the tile stage choose.
+        align: Move footprints by the shift that each split's own blocks show.
+        seed: Of the splits, the weights and the bootstrap.
+        snapshot: Date of reading, ISO. Equal runs reuse what was read; put today's date to read it all anew.
+        licence: Licence of the footprints of a vector file, such as CC-BY-4.0; empty where the source says it itself.
+        attribution: Whom every map made from a vector file's footprints must name; empty where the source says it.
+        vintage: Date, year or span of a vector file's footprints, such as 1988-2013; empty where the source says it.
+    """
+    scene = with_store(
+        ingest(aoi=aoi, start=start, end=end, stac=stac, periods=periods, max_cloud=max_cloud, snapshot=snapshot)
+    ).outputs["scene"]
+    cover = with_store(
+        label(
+            scene=scene,
+            source=labels,
+            labelled_area=labelled_area,
+            licence=licence,
+            attribution=attribution,
+            vintage=vintage,
+            snapshot=snapshot,
+        )
+    ).outputs["labels"]
+    tiles = tile(scene=scene, labels=cover, tile_size=tile_size, block_size=block_size, align=align, seed=seed).outputs[
+        "tiles"
+    ]
+
+    with dsl.ParallelFor(experiments, name="experiments") as experiment:
+        trained = on_gpu(with_store(finetune(tiles=tiles, experiment=experiment, seed=seed, snapshot=snapshot)))
+        validated = evaluate(model=trained.outputs["model"], tiles=tiles, split="val", seed=seed)
+        validated.set_display_name("evaluate on validation")
+        tested = evaluate(model=trained.outputs["model"], tiles=tiles, split="test", seed=seed)
+        tested.set_display_name("evaluate on test, to be reported alone")
+
+    compared = compare(
+        models=Collected(trained.outputs["model"]),
+        validations=Collected(validated.outputs["evaluation"]),
+        tests=Collected(tested.outputs["evaluation"]),
+        tiles=tiles,
+    )
+    return Outputs(compared.outputs["comparison"], compared.outputs["summary"])

@@ -1,0 +1,180 @@
+"""What a study has to do: rows, their trainings as cells with keys, and the jobs that make what is missing."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from casbah.compare.ground import Ground, Part
+from casbah.compare.processes import Job
+from casbah.compare.rows import study
+from casbah.compare.scoring_process import SHOWN, SPLITS, bundles
+from casbah.errors import InputError
+from casbah.finetune.experiment import TOP_LEVEL, Experiment, digest, read, without_places
+from casbah.products.evaluation import Evaluation
+from casbah.products.manifest import sha256_of
+from casbah.products.model import ModelBundle
+
+FINETUNE = "from casbah.cli import main; main()"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment of the study; `config` is what `casbah finetune --config` gets."""
+
+    experiment: Experiment
+    config: str
+    overrides: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.experiment.name
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One row with one seed and one budget: a training on each part of the ground, and its scores."""
+
+    row: Row
+    seed: int
+    budget: int | None
+    directory: Path
+    model: Path
+    """The bundle, or the directory of `fold_0` …"""
+
+    @property
+    def words(self) -> str:
+        return f"{self.row.name}, seed {self.seed}, {self.budget or 'all'} tiles"
+
+
+def read_rows(names: Sequence[str], small: bool, overrides: Sequence[str]) -> list[Row]:
+    """The experiments as rows: those named, or all of the study. `InputError` for one that can't be read.
+
+    An override of a network's settings is not given to trees, nor the other way round.
+    """
+    if names and small:
+        raise InputError("--small takes the small variants of all rows: leave it out, or name no experiment")
+    rows, used = [], set()
+    for name in names or study(small):
+        networks = not read(name).is_trees
+        own = tuple(one for one in overrides if (one.partition("=")[0].partition(".")[0] in TOP_LEVEL) is networks)
+        used |= set(own)
+        rows.append(Row(read(name, own), str(Path(name).resolve()) if Path(name).is_file() else name, own))
+    if idle := [one for one in overrides if one not in used]:
+        raise InputError(f"--set {idle[0]} is a setting of none of {', '.join(row.name for row in rows)}")
+    called = [row.name for row in rows]
+    if twice := sorted({name for name in called if called.count(name) > 1}):
+        raise InputError(f"two experiments are called {twice[0]}: rename one of the files")
+    return rows
+
+
+def plan(rows: Sequence[Row], seeds: int, budgets: Sequence[int | None], ground: Ground, output: Path) -> list[Run]:
+    """Every run, those of the first table first: a study that is broken off has whole seeds of it."""
+    if seeds < 1:
+        raise InputError(f"--seeds is {seeds}; 1 or more is wanted")
+    found = []
+    for budget in reversed(budgets):
+        for seed in range(seeds):
+            for row in rows:
+                place = output / "runs" / row.name / f"seed_{seed}-{budget or 'all'}"
+                found.append(Run(row, seed, budget, place, place / ("models" if ground.folds else "model")))
+    return found
+
+
+def key(run: Run, part: Part) -> str:
+    """What a training depends on: the experiment's settings, the weights that it names, tiles, seed and budget."""
+    settings = without_places(run.row.experiment.settings)
+    return digest([settings, _weights(settings), part.tiles.digest, run.seed, run.budget])
+
+
+def jobs(run: Run, ground: Ground) -> tuple[list[Job], Job]:
+    """The trainings of a run, and its scoring, which needs them all."""
+    trainings = [_training(run, part) for part in ground.parts]
+    return trainings, _scoring(run, ground, tuple(trainings))
+
+
+def device(run: Run, ground: Ground) -> str:
+    """What the trainings of a finished run ran on."""
+    notes = [_note(run.directory / f"{_part_name(part)}.json") for part in ground.parts]
+    return ", ".join(sorted({str(note["device"]) for note in notes}))
+
+
+def _part_name(part: Part) -> str:
+    return "model" if part.fold is None else f"fold_{part.fold}"
+
+
+def _training(run: Run, part: Part) -> Job:
+    name = _part_name(part)
+    output = run.model if part.fold is None else run.model / name
+    note, wanted = run.directory / f"{name}.json", key(run, part)
+    words = ["finetune", "--config", run.row.config, "--tiles", str(part.tiles.path), "--output", str(output)]
+    words += ["--seed", str(run.seed), "--resume"]
+    words += ["--max-labels", str(run.budget)] if run.budget is not None else []
+    words += [word for one in run.row.overrides for word in ("--set", one)]
+
+    def finished() -> bool:
+        found = _note(note)
+        return found.get("key") == wanted and found.get("model") == _digest(output)
+
+    def keep(device: str) -> None:
+        _write_note(note, {"key": wanted, "model": _digest(output), "device": device})
+
+    suffix = "" if part.fold is None else f", fold {part.fold}"
+    command = (sys.executable, "-c", FINETUNE, *words)
+    return Job(f"{run.words}{suffix}", command, note.with_suffix(".log"), finished, keep)
+
+
+def _scoring(run: Run, ground: Ground, needs: tuple[Job, ...]) -> Job:
+    note = run.directory / "scores.json"
+
+    def wanted() -> str:
+        return digest([ground.digest, [model.digest for model in bundles(run.model, ground)]])
+
+    def finished() -> bool:
+        found = _note(note)
+        there = [_digest(run.directory / split, Evaluation) for split in SPLITS]
+        return found.get("key") == wanted() and found.get("evaluations") == there and (run.directory / SHOWN).is_file()
+
+    def keep(device: str) -> None:
+        there = [_digest(run.directory / split, Evaluation) for split in SPLITS]
+        _write_note(note, {"key": wanted(), "evaluations": there, "device": device})
+
+    command = (sys.executable, "-m", "casbah.compare.scoring_process")
+    words = (str(run.model), str(ground.path), str(run.directory))
+    return Job(f"{run.words}, scores", (*command, *words), note.with_suffix(".log"), finished, keep, needs)
+
+
+def _digest(path: Path, kind: type[ModelBundle] | type[Evaluation] = ModelBundle) -> str | None:
+    """Of a finished product; None where there is none."""
+    try:
+        return kind.open(path, verify=False).digest
+    except InputError:
+        return None
+
+
+def _note(file: Path) -> dict[str, Any]:
+    """What was noted of a finished job; empty where nothing was, or only a part of it."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write_note(file: Path, note: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+
+
+def _weights(value: Any) -> list[str]:
+    """sha256 of the files of weights that an experiment names: another file at the same place is another training."""
+    if isinstance(value, Mapping):
+        named = [inner for name, inner in value.items() if str(name).endswith("ckpt_path") and isinstance(inner, str)]
+        own = [_sha256(Path(file).resolve()) for file in named if Path(file).is_file()]
+        return own + [found for inner in value.values() for found in _weights(inner)]
+    return [found for inner in value for found in _weights(inner)] if isinstance(value, list) else []
+
+
+_sha256 = cache(sha256_of)

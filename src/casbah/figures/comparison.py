@@ -1,0 +1,96 @@
+"""Pictures of several models at once: the curve of label efficiency, and maps of the same blocks side by side."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from numpy.typing import NDArray
+
+from casbah.figures.charts import DPI, SIMULATED, bare, credit, png_of, scale_bar
+from casbah.figures.colour import CYCLE, split_colours
+
+MARKERS = "os^Dvp*X"
+STYLES = ("-", "--", ":")
+
+INCHES = 2.1
+"""Of one map."""
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A model's score at one size of the training set; `low` and `high` where there is an interval."""
+
+    size: float
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def label_curve(curves: Mapping[str, Sequence[CurvePoint]], unit: str, simulated: bool) -> bytes:
+    """Test IoU of each model against what it learned from (`unit`, on a logarithmic axis), bands where given."""
+    figure = Figure(figsize=(9.2, 5.0 + 0.12 * len(curves)), dpi=DPI, layout="constrained")
+    axis = figure.subplots()
+    colours = list(CYCLE) if len(curves) <= len(CYCLE) else list(split_colours(list(curves)).values())
+    for number, (name, points) in enumerate(curves.items()):
+        colour = tuple(part / 255 for part in colours[number])
+        sizes = [point.size for point in points]
+        style, marker = STYLES[number % len(STYLES)], MARKERS[number % len(MARKERS)]
+        axis.plot(sizes, [p.value for p in points], marker=marker, ls=style, ms=5, lw=1.6, color=colour, label=name)
+        bands = [(p.size, p.low, p.high) for p in points if p.low is not None and p.high is not None]
+        if bands:
+            where, low, high = zip(*bands, strict=True)
+            axis.fill_between(where, low, high, color=colour, alpha=0.13, lw=0)
+    axis.set(xscale="log", xlabel=f"learned from: {unit} (logarithmic)", ylabel="building IoU on test blocks")
+    ticks = sorted({round(point.size, 6) for points in curves.values() for point in points})
+    axis.set_xticks(ticks)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_ylim(bottom=0)
+    axis.set_title("Label efficiency" + (f" — {SIMULATED}" if simulated else ""), fontsize=10, loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.25)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8.5)
+    return png_of(figure)
+
+
+def side_by_side(
+    columns: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]],
+    models: Mapping[str, Sequence[NDArray[np.floating] | None]],
+    resolution: float,
+    simulated: bool,
+    attribution: Sequence[str],
+) -> bytes:
+    """One column a block: true colour, truth, and below them the probability that each model gives it.
+
+    `columns` are (title, colour (rows, cols, 3), truth (rows, cols, 4)); `models` name -> one probability (rows, cols)
+    a column, NaN where no tile lies, None where there is none.
+    """
+    lines = 2 + len(models)
+    figure = Figure(figsize=(INCHES * len(columns) + 1.6, INCHES * lines + 1.0), dpi=DPI, layout="constrained")
+    axes = figure.subplots(lines, len(columns), squeeze=False)
+    for number, (title, colour, truth) in enumerate(columns):
+        axes[0, number].imshow(colour, interpolation="nearest")
+        axes[0, number].set_title(title, fontsize=8.5, color="#444")
+        axes[1, number].imshow(truth, interpolation="nearest")
+    for line, probabilities in zip(axes[2:], models.values(), strict=True):
+        for axis, probability in zip(line, probabilities, strict=True):
+            if probability is not None:
+                axis.imshow(probability, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+    for line, name in zip(axes, ("image", "truth", *models), strict=True):
+        for axis in line:
+            bare(axis)
+            axis.set_facecolor("#f2f2f2")
+        line[0].set_ylabel(name, fontsize=8.5, rotation=0, ha="right", va="center")
+    for axis, (_, colour, _) in zip(axes[0], columns, strict=True):
+        scale_bar(axis, resolution, colour.shape[1])
+    if models:
+        bar = ScalarMappable(Normalize(0, 1), "cividis")
+        figure.colorbar(bar, ax=axes[-1, :], location="bottom", shrink=0.5, pad=0.03, label="P(building)")
+    if simulated:
+        figure.suptitle(SIMULATED, fontsize=10, fontweight="bold", color="#b00020")
+    credit(figure, attribution)
+    return png_of(figure)
