@@ -24,7 +24,7 @@ from pisa import ATTRIBUTION, FOLDS, VAL_FRACTION, VINTAGE, data_of, stage
 from casbah.errors import CasbahError, InputError
 from casbah.evaluate.cases import check_unseen
 from casbah.models.mosaics import mosaics
-from casbah.models.on_tiles import check_fit, model_layer
+from casbah.models.on_tiles import added, check_fit, model_layer
 from casbah.products.model import ModelBundle
 from casbah.products.tiles import TileSet
 from casbah.scoring import (
@@ -311,8 +311,12 @@ def _table(table: Mapping[str, Mapping[Way, Outcome]], title: str) -> str:
 
 
 def _pooled(table: Mapping[str, Mapping[Way, Outcome]], way: Way) -> dict[str, Counts]:
-    """Of all cities: two dates of one ground have the same blocks."""
-    return {f"{city} {block}": counts for city, found in table.items() for block, counts in found[way].counts.items()}
+    """Of all cities, by block: two dates of one ground are not independent, so they count as one block."""
+    pooled: dict[str, Counts] = {}
+    for found in table.values():
+        for block, counts in found[way].counts.items():
+            pooled[block] = added(pooled.get(block), counts)
+    return pooled
 
 
 def _sum(counts: Mapping[str, Counts]) -> Counts:

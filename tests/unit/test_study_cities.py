@@ -74,6 +74,11 @@ def test_the_table_has_each_city_all_of_them_and_the_difference_to_doing_nothing
     assert "- north: 0.30–0.40, 0.30–0.40" in lines
 
 
+def test_two_dates_of_one_ground_are_one_block(study: ModuleType) -> None:
+    found = table(study, outcome(study, ("a", 20, 0, 0), ("b", 20, 0, 0)))
+    assert study._pooled(found, study.WAYS[1]) == {"a": Counts(30, 10, 0, 0), "b": Counts(30, 0, 10, 0)}
+
+
 def test_rows_on_other_blocks_are_no_table(study: ModuleType) -> None:
     with pytest.raises(InputError, match="north are not scored on the same blocks"):
         study._table(table(study, outcome(study, ("a", 20, 0, 0))), "")
