@@ -63,7 +63,7 @@ class Row:
 def main() -> None:
     arguments = _arguments()
     try:
-        data = _data(arguments.shared)
+        data = data_of(arguments.shared)
         rows = [
             Row(experiment, dates, labels)
             for experiment in arguments.experiments
@@ -93,7 +93,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _data(shared: Path) -> Path:
+def data_of(shared: Path) -> Path:
     data = shared / "data"
     for needed in ("sentinel-2/catalog.json", "footprints/pisa/buildings.gpkg"):
         if not (data / needed).is_file():
@@ -107,30 +107,30 @@ def _make(row: Row, data: Path, output: Path, settings: list[str]) -> None:
     area = footprints / "labelled_area.geojson"
     scene, labels, tiles = place / "scene", place / "labels", row.tiles(output)
     catalogue = ("--stac", data / "sentinel-2" / "catalog.json", "--level", "L1C")
-    _stage(scene, "ingest", "--aoi", area, *catalogue, *DATES[row.dates])
+    stage(scene, "ingest", "--aoi", area, *catalogue, *DATES[row.dates])
     words = ("--licence", "CC-BY-4.0", "--attribution", ATTRIBUTION, "--vintage", VINTAGE)
     source = ("--source", footprints / "buildings.gpkg", "--labelled-area", area)
-    _stage(labels, "label", "--scene", scene, *source, *words)
+    stage(labels, "label", "--scene", scene, *source, *words)
     sizes = ("--tile-size", TILE_SIZE, "--folds", FOLDS, "--val-fraction", VAL_FRACTION)
-    _stage(tiles, "tile", "--scene", scene, "--labels", labels, *sizes, *LABELS[row.labels])
+    stage(tiles, "tile", "--scene", scene, "--labels", labels, *sizes, *LABELS[row.labels])
     settings = [] if row.experiment in TREES else settings
     overrides = [word for setting in settings for word in ("--set", setting)]
     for fold in range(FOLDS):  # not the refit: the study scores the protocol, and registers nothing
         model = row.models(output) / f"fold_{fold}"
         config = ("--config", row.experiment, "--resume", *overrides)
-        _stage(model, "finetune", *config, "--tiles", tiles / f"fold_{fold}")
-    _stage(row.evaluation(output), "evaluate", "--model", row.models(output), "--tiles", tiles)
+        stage(model, "finetune", *config, "--tiles", tiles / f"fold_{fold}")
+    stage(row.evaluation(output), "evaluate", "--model", row.models(output), "--tiles", tiles)
 
 
-def _stage(product: Path, stage: str, *options: object) -> None:
-    """Run `casbah <stage>` unless its product is there."""
+def stage(product: Path, name: str, *options: object) -> None:
+    """Run `casbah <name>` unless its product is there."""
     if (product / "manifest.json").is_file():
         return
-    words = [stage, *(str(option) for option in options), "--output", str(product)]
+    words = [name, *(str(option) for option in options), "--output", str(product)]
     print(f"$ casbah {shlex.join(words)}", file=sys.stderr, flush=True)
     done = subprocess.run([sys.executable, "-c", "from casbah.cli import main; main()", *words], stdout=sys.stderr)
     if done.returncode:
-        raise InputError(f"`casbah {stage}` ended with exit code {done.returncode}; what is done is kept, run it again")
+        raise InputError(f"`casbah {name}` ended with exit code {done.returncode}; what is done is kept, run it again")
 
 
 def _table(rows: list[Row], output: Path) -> str:

@@ -197,6 +197,7 @@ def test_ground_that_the_model_has_seen_in_blocks_of_another_size_is_refused(tmp
         ),
         ({"level": "L1C"}, "trained on level L1C where the tiles have L2A; evaluate it on tiles like those"),
         ({"periods": 2}, "trained on periods 2 where the tiles have 1"),
+        ({"normalise": "scene"}, "trained on normalise scene where the tiles have none"),
         ({"resolution": 20.0}, "trained on resolution 20 m where the tiles have 10 m"),
         ({"building_cover": 25}, "trained on building cover 25 % where the tiles have 50 %"),
     ],

@@ -83,6 +83,12 @@ def refusal(tiles: Path, output: Path, config: str | Path = "unet_scratch_small"
         ("model.init_args.backbone_lr=-1", ("backbone_lr is -1",)),
         ("model.init_args.warmup=5", ("warmup is 5; a finite number from 0 to 1",)),
         ("model.init_args.weight_decay=-1", ("weight_decay is -1",)),
+        ("model.init_args.loss=dice", ("model.init_args.loss is dice", "cross_entropy", "focal")),
+        ("model.init_args.loss=none", ("class_balance is sqrt", "set class_balance to none")),
+        ("model.init_args.gamma=-1", ("gamma is -1; a finite number from 0 on",)),
+        ("model.init_args.lovasz=-1", ("lovasz is -1",)),
+        ("model.init_args.unmapped=1", ("unmapped is 1; a finite number from 0 to 0.9",)),
+        ("model.init_args.unmaped=0.3", ("unmaped", "did you mean unmapped")),
         ("seed_everything=99999999999", ("seed_everything", "99999999999", "4294967295")),
         ("optimizer={class_path: torch.optim.AdamW}", ("leave out optimizer", "model.init_args.lr")),
         ("lr_scheduler={class_path: torch.optim.lr_scheduler.StepLR}", ("leave out lr_scheduler",)),
@@ -121,6 +127,22 @@ def test_a_wrong_backbone_decoder_neck_or_argument_is_refused_before_training(
     tiles: TileSet, tmp_path: Path, override: str, words: tuple[str, ...]
 ) -> None:
     message = refusal(tiles.path, tmp_path / "model", config="prithvi_tiny_upernet", overrides=[override])
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["loss=none", "class_balance=none", "tversky=0"], ("nothing would be learned",)),
+        (["lovasz=1", "unmapped=0.2"], ("Lovász", "unmapped")),
+        (["lovasz=1", "soft"], ("Lovász", "data.init_args.soft_targets to false")),
+    ],
+)
+def test_terms_of_the_loss_that_do_not_go_together_are_refused_before_training(
+    tiles: TileSet, tmp_path: Path, overrides: list[str], words: tuple[str, ...]
+) -> None:
+    given = ["data.init_args.soft_targets=true" if o == "soft" else f"model.init_args.{o}" for o in overrides]
+    message = refusal(tiles.path, tmp_path / "model", overrides=given)
     assert all(word in message for word in words), message
 
 

@@ -14,7 +14,6 @@ import casbah.finetune
 from casbah import models, scoring
 from casbah.errors import CasbahError, InputError
 from casbah.finetune import finetune
-from casbah.finetune.loss import BuildingLoss
 from casbah.models import torchvision_cure
 from casbah.products.model import ModelBundle
 from casbah.products.tiles import TileSet
@@ -31,55 +30,6 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> TileSet:
 def bundle(tiles: TileSet, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
     output = tmp_path_factory.mktemp("model") / "unet"
     return finetune(config="unet_scratch_small", tiles=tiles.path, output=output, overrides=["trainer.max_epochs=5"])
-
-
-def gradient(loss: BuildingLoss, mask: torch.Tensor, cover: torch.Tensor | None = None) -> torch.Tensor:
-    logits = torch.zeros(1, 2, *mask.shape[1:], requires_grad=True)
-    loss(logits, mask, cover).backward()
-    assert logits.grad is not None
-    return logits.grad[0, 1]
-
-
-def test_the_class_weight_changes_the_gradient_of_building_pixels() -> None:
-    mask = torch.zeros(1, 4, 4, dtype=torch.long)
-    mask[0, 0, 0] = 1
-    even = gradient(BuildingLoss(1.0, tversky=0), mask)
-    heavy = gradient(BuildingLoss(10.0, tversky=0), mask)
-    assert heavy[0, 0] / heavy[1, 1] == pytest.approx(10 * even[0, 0] / even[1, 1])
-
-
-def test_the_overlap_term_pulls_harder_on_missed_buildings_when_told_to() -> None:
-    mask = torch.zeros(1, 4, 4, dtype=torch.long)
-    mask[0, 0, 0] = 1
-    mild = gradient(BuildingLoss(1.0, 5.0, 0.5, 0.1), mask)[0, 0]
-    strong = gradient(BuildingLoss(1.0, 5.0, 0.5, 0.9), mask)[0, 0]
-    assert strong < mild < 0
-
-
-@pytest.mark.parametrize("cover", [None, torch.rand(1, 4, 4)])
-def test_ignored_pixels_have_no_gradient(cover: torch.Tensor | None) -> None:
-    mask = torch.randint(0, 2, (1, 4, 4))
-    mask[0, :2] = 255
-    found = gradient(BuildingLoss(3.0), mask, cover)
-    assert (found[:2] == 0).all()
-    assert (found[2:] != 0).all()
-
-
-def test_a_batch_without_a_label_costs_nothing_and_stays_finite() -> None:
-    loss = BuildingLoss(3.0)(torch.randn(1, 2, 4, 4), torch.full((1, 4, 4), 255))
-    assert float(loss) == 0
-
-
-def test_soft_targets_are_learned_as_shares() -> None:
-    logits = torch.zeros(1, 2, 8, 8, requires_grad=True)
-    cover = torch.full((1, 8, 8), 0.3)
-    optimizer = torch.optim.Adam([logits], lr=0.1)
-    loss = BuildingLoss(1.0, tversky=0)
-    for _ in range(200):
-        optimizer.zero_grad()
-        loss(logits, (cover > 0.5).long(), cover).backward()
-        optimizer.step()
-    assert logits.softmax(1)[0, 1].mean().item() == pytest.approx(0.3, abs=0.01)
 
 
 def test_the_score_is_that_of_the_scoring_room() -> None:
@@ -146,6 +96,23 @@ def fit(tiles: TileSet, directory: Path, epochs: int, *more: Any, **task: Any) -
     )
     trainer.fit(model, datamodule=module)
     return model
+
+
+def test_the_settings_of_the_loss_reach_it_and_the_weight_counts_the_unmapped_buildings_in(
+    tiles: TileSet, tmp_path: Path
+) -> None:
+    from casbah.finetune.loss import BuildingLoss
+
+    terms: dict[str, Any] = {"tversky": 0.7, "gamma": 3.0, "unmapped": 0.5}
+    task = fit(tiles, tmp_path, 1, class_balance="inverse", loss="focal", **terms)
+    share = casbah.finetune.TileDataModule(tiles=str(tiles.path)).building_share / 0.5
+    logits, mask = torch.randn(1, 2, 8, 8), torch.randint(0, 2, (1, 8, 8))
+    wanted = BuildingLoss((1 - share) / share, pixel="focal", **terms)(logits, mask)
+    assert float(task.criterion(logits, mask)) == pytest.approx(float(wanted), rel=1e-5)
+    plain = fit(tiles, tmp_path, 1, loss="none", class_balance="none", lovasz=2.0)
+    assert float(plain.criterion(logits, mask)) == pytest.approx(
+        float(BuildingLoss(pixel="none", lovasz=2.0)(logits, mask)), rel=1e-5
+    )
 
 
 def test_the_backbone_rests_and_is_then_released_with_its_own_learning_rate(tiles: TileSet, tmp_path: Path) -> None:

@@ -200,3 +200,13 @@ def test_a_refit_is_not_registered_with_folds_of_several_configurations(tmp_path
         draft.write_json("metrics.json", mixed)
     with pytest.raises(InputError, match=r"was not trained as the folds of .*mixed were"):
         open_candidate(refit.path, tmp_path / "mixed", folds.path, None)
+
+
+def test_a_model_of_normalised_scenes_is_not_registered_since_it_would_be_served_others(
+    tmp_path: Path, tiles: TileSet
+) -> None:
+    normalised = relabelled(tiles, tmp_path / "tiles", normalise="scene")
+    model = make_bundle(tmp_path / "model", normalised, normalise="scene")
+    evaluation = evaluate(model=model.path, tiles=normalised.path, output=tmp_path / "evaluation", resamples=20)
+    with pytest.raises(InputError, match=r"--normalise scene.*train it on tiles without it"):
+        open_candidate(model.path, evaluation.path, None, None)

@@ -20,7 +20,7 @@ from rasterio.windows import Window, from_bounds
 from casbah.bands import BANDS
 from casbah.errors import InputError, WorldError
 from casbah.grid import Grid
-from casbah.sample import COLLECTION, END, START, Town, make
+from casbah.sample import COLLECTION, END, START, Character, Town, make
 from casbah.sample.catalogue import ATTRIBUTION
 from casbah.sample.sensor import NOISE_FLOOR, NOISE_SHARE, observe
 from casbah.sample.sky import ACQUISITIONS, haze_of, sky, sun
@@ -308,3 +308,27 @@ def test_a_disk_that_fills_up_is_one_sentence_and_leaves_no_town(
     with pytest.raises(WorldError, match=r"town could not be written \(no such table: buildings\): is the disk full"):
         make(tmp_path / "town", size=(1.2, 1.2))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_town_of_another_character_lies_elsewhere_and_looks_another_way(town: Town, tmp_path: Path) -> None:
+    other = make(tmp_path / "hazy", size=SIZE, character=Character(south=6, gain=0.8, haze=0.05, roofs=0.6))
+    here, there = (geopandas.read_file(one.labelled_area).to_crs("EPSG:32631").total_bounds for one in (town, other))
+    assert np.allclose(here - there, (0, 6000, 0, 6000), atol=1)
+    bands = {}
+    for name, one in (("plain", town), ("hazy", other)):
+        numbers = pixels(item(one, "31SEA", CLEAR_DAY), "blue").astype(float)
+        with rasterio.open(item(one, "31SEA", CLEAR_DAY).assets["blue"].get_absolute_href()) as dataset:
+            grid = Grid.of(dataset)
+        cover = cover_of(geopandas.read_file(one.footprints).to_crs(grid.crs), grid)
+        bands[name] = {"ground": numbers[cover == 0].mean(), "roofs": numbers[cover > 80].mean()}
+    assert bands["hazy"]["ground"] > bands["plain"]["ground"]
+    assert bands["hazy"]["roofs"] < bands["plain"]["roofs"]
+
+
+@pytest.mark.parametrize("character", [{"south": 90}, {"gain": 0}, {"haze": 1}, {"roofs": float("nan")}])
+def test_a_character_out_of_range_is_refused_and_nothing_is_written(
+    character: dict[str, float], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=rf"{next(iter(character))} of a sample town is .* is wanted"):
+        make(tmp_path / "town", size=SIZE, character=Character(**character))
+    assert not (tmp_path / "town").exists()

@@ -293,6 +293,98 @@ def test_no_ground_of_the_test_city_is_trained_on_from_another_scene(town, tmp_p
     assert tiles.info.summary["dropped"]["in a block of the test scene"] > 0
 
 
+FAR = Grid("EPSG:32631", 540_130.0, 4_060_100.0, 200, 240)
+
+
+def darkened(scene: Scene, path: Path, gain: float, add: float) -> Scene:
+    """The scene as another air would show it."""
+    images = scene.reflectance().astype(float)
+    changed = np.where(images == 0, 0, np.clip(np.rint(images * gain + add), 1, 65_535)).astype(np.uint16)
+    made = copy_scene(scene, path, scene.grid, changed, scene.valid())
+    rename_item(path, path.name)
+    return made
+
+
+@pytest.fixture(scope="module")
+def two_cities(town, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    """The town, and a harbour under another air."""
+    place = tmp_path_factory.mktemp("cities")
+    darkened(make_scene(place / "clear", FAR, periods=2, seed=1), place / "harbour", gain=0.6, add=400)
+    labels = make_labels(place / "harbour-labels", FAR, seed=1)
+    return {"scenes": [town[0].path, place / "harbour"], "labels": [town[1].path, labels.path]}
+
+
+def moments(tiles: TileSet, scene: str, *splits: str) -> np.ndarray:
+    """(2, periods, bands): mean and deviation of the observed pixels of a scene."""
+    parts = []
+    for name in splits:
+        split = tiles.split(name)
+        parts.append(np.asarray(split.images)[(split.table["scene"] == scene).to_numpy()])
+    images = np.concatenate(parts).astype(float)
+    images[images == 0] = np.nan
+    return np.stack([np.nanmean(images, axis=(0, 3, 4)), np.nanstd(images, axis=(0, 3, 4))])
+
+
+def test_scenes_that_are_normalised_have_the_same_moments_whatever_the_air(two_cities, tmp_path: Path):
+    plain = tile(**two_cities, output=tmp_path / "plain", test_scene="harbour", **WHOLE)
+    tiles = tile(**two_cities, output=tmp_path / "t", test_scene="harbour", normalise="scene", **WHOLE)
+    assert (plain.info.normalise, tiles.info.normalise) == ("none", "scene")
+    ours, theirs = moments(tiles, "scene", "train"), moments(tiles, "harbour", "test")
+    assert np.allclose(ours, theirs, rtol=0.01)
+    before = moments(plain, "scene", "train") / moments(plain, "harbour", "test")
+    assert (np.abs(before - 1) > 0.1).mean() > 0.5
+    for split in SPLITS:
+        assert np.array_equal(tiles.split(split).images == 0, plain.split(split).images == 0), "nodata stays nodata"
+    stored = tiles.statistics["scenes"]
+    assert (stored["scene"]["of"], stored["harbour"]["of"]) == ("train", "all")
+    assert np.allclose(stored["harbour"]["mean"], moments(plain, "harbour", "test")[0])
+    assert "scenes" not in plain.statistics
+
+
+def test_test_blocks_tell_nothing_to_the_statistics_of_their_scene(town, tmp_path: Path):
+    """Held-out blocks of a scene that is trained on: change what they show, and no training pixel moves."""
+    tiles = cut(town, tmp_path / "t", normalise="scene")
+    images = town[0].reflectance()
+    grid, size = town[0].grid, tiles.info.tile_size
+    for _, row in tiles.split("test").table.iterrows():
+        rows, cols = slice(max(row.tile_row, 0), row.tile_row + size), slice(max(row.tile_col, 0), row.tile_col + size)
+        images[..., rows, cols] = np.where(images[..., rows, cols] == 0, 0, 9000)
+    copy_scene(town[0], tmp_path / "scene", grid, images, town[0].valid())
+    rename_item(tmp_path / "scene", str(town[0].item["id"]))
+    other = cut((Scene.open(tmp_path / "scene"), town[1]), tmp_path / "other", normalise="scene")
+    assert not np.array_equal(other.split("test").images, tiles.split("test").images)
+    for split in ("train", "val"):
+        assert np.array_equal(other.split(split).images, tiles.split(split).images)
+    assert other.statistics == tiles.statistics
+
+
+def test_labels_do_not_reach_the_statistics_of_the_test_scene(two_cities, tmp_path: Path):
+    labels = LabelSet.open(two_cities["labels"][1])
+    inverted = np.where(labels.mask() == 255, 255, 1 - labels.mask()).astype(np.uint8)
+    copy_labels(labels, tmp_path / "other", FAR, labels.coverage(), inverted)
+    changed = two_cities | {"labels": [two_cities["labels"][0], tmp_path / "other"]}
+    made = [
+        tile(**given, output=tmp_path / name, test_scene="harbour", normalise="scene", **WHOLE)
+        for name, given in (("a", two_cities), ("b", changed))
+    ]
+    assert not np.array_equal(made[0].split("test").masks, made[1].split("test").masks)
+    assert np.array_equal(made[0].split("test").images, made[1].split("test").images)
+
+
+def test_a_few_labels_of_the_test_city_go_to_train_as_whole_blocks(two_cities, tmp_path: Path):
+    none = tile(**two_cities, output=tmp_path / "none", test_scene="harbour", **WHOLE)
+    few = tile(**two_cities, output=tmp_path / "few", test_scene="harbour", few_labels=0.25, **WHOLE)
+    table = few.table[few.table["scene"] == "harbour"]
+    learned, tested = (set(table.loc[table["split"] == split, "block"]) for split in ("train", "test"))
+    assert learned
+    assert not learned & tested
+    assert len(learned) < len(tested)
+    assert learned | tested == set(none.info.blocks["test"])
+    assert no_pixel_in_two_splits(few)
+    more = tile(**two_cities, output=tmp_path / "more", test_scene="harbour", few_labels=0.5, **WHOLE)
+    assert learned < set(more.info.blocks["train"]), "what was learned from stays so when the share grows"
+
+
 def rename_item(path: Path, name: str) -> None:
     """Write the scene at `path` again under another item id."""
     scene = Scene.open(path)

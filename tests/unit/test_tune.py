@@ -17,6 +17,7 @@ from builders import make_tiles
 from casbah import experiments
 from casbah.cli import main
 from casbah.errors import CasbahError, InputError, WorldError
+from casbah.evaluate import evaluate
 from casbah.finetune import finetune
 from casbah.finetune.experiment import ENSEMBLE, TREES, digest, read
 from casbah.grid import Grid
@@ -297,7 +298,10 @@ def test_each_fold_is_tuned_by_itself_and_never_sees_its_test_blocks(
         seen = ModelBundle.open(result.part.model).training
         assert seen.tiles == own.digest
         assert not set(own.info.blocks["test"]) & {*seen.blocks["train"], *seen.blocks["val"]}
-    assert {path.name for path in (tmp_path / "out/model").iterdir()} == {"fold_0", "fold_1", "refit"}
+    models = tmp_path / "out/model"
+    assert {path.name for path in models.iterdir()} == {"fold_0", "fold_1", "refit", "tuned.json"}
+    pooled = evaluate(model=models, tiles=folds.path, output=tmp_path / "pooled").metrics
+    assert pooled.protocol.endswith("settings too, among 2 trials")
 
 
 @pytest.mark.parametrize(

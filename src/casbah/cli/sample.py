@@ -17,15 +17,19 @@ def _make(
     output: Path = typer.Option(..., "--output", help="The directory to write (reused where it is there already)."),
     size_km: tuple[float, float] = typer.Option((6.0, 5.04), "--size-km", help="Kilometres east and north."),
     seed: int = typer.Option(0, "--seed", min=0, help="Another seed draws another town."),
+    south_km: float = typer.Option(0.0, "--south-km", help="Move the town, so that two towns share no ground."),
+    gain: float = typer.Option(1.0, "--gain", help="Multiplies what the satellite sees."),
+    haze: float = typer.Option(0.0, "--haze", help="Reflectance to add to B01 (less at longer wavelengths)."),
+    roofs: float = typer.Option(1.0, "--roofs", help="Multiplies the reflectance of roofs."),
 ) -> None:
     """Write a simulated Sentinel-2 L2A catalogue of a town that does not exist, with its footprints.
 
     Prints the paths of the static STAC catalogue, the area to ingest, the footprints and the area they cover.
     Example: `casbah sample make --output data/sample`
     """
-    from casbah.sample import make
+    from casbah.sample import Character, make
 
-    town = make(output, size=size_km, seed=seed)
+    town = make(output, size=size_km, seed=seed, character=Character(south_km, gain, haze, roofs))
     for name, path in (
         ("catalogue", town.catalog),
         ("aoi", town.aoi),

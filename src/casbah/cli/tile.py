@@ -15,6 +15,13 @@ class Layout(StrEnum):
     geotiff = "geotiff"
 
 
+class Normalise(StrEnum):
+    """What is done to the images of each scene."""
+
+    none = "none"
+    scene = "scene"
+
+
 @app.command()
 def tile(
     scene: list[Path] = typer.Option(..., help="A scene of `casbah ingest`; give several for several cities."),
@@ -39,6 +46,10 @@ def tile(
     seed: int = typer.Option(0, help="Another seed, another draw of blocks."),
     test_scene: str | None = typer.Option(None, help="Test on this whole scene (its directory name or item id)."),
     layout: Layout = typer.Option(Layout.npy, help="geotiff also writes the folders that TerraTorch reads."),
+    few_labels: float = typer.Option(0.0, help="Share of the blocks of --test-scene to learn from, as few labels."),
+    normalise: Normalise = typer.Option(
+        Normalise.none, help="scene brings every scene to the same mean and deviation, by its own images."
+    ),
     max_ignore: float = typer.Option(0.5, help="Drop a tile with more than this share unlabelled or unobserved."),
 ) -> None:
     """Cut scenes and labels into train, val and test tiles that are spatially apart.
@@ -68,6 +79,8 @@ def tile(
         test_scene=test_scene,
         layout=layout.value,
         max_ignore=max_ignore,
+        few_labels=few_labels,
+        normalise=normalise.value,
     )
     for tiles in [*made.folds, made.refit] if isinstance(made, TileFolds) else [made]:
         typer.echo(f"{tiles.path}\n{table_of(tiles.info)}\n")

@@ -60,6 +60,7 @@ def facts_of(tiles: TileSet) -> dict[str, Any]:
     return {
         "periods": info.periods,
         "level": info.level,
+        "normalise": info.normalise,
         "resolution": info.resolution,
         "tile_size": info.tile_size,
         "building_cover": info.building_cover,

@@ -96,6 +96,8 @@ class _Run:
         self.trainer, self.task = cli.trainer, cli.model
         self.data: TileDataModule = cli.datamodule
         self.data.take(tiles)
+        if isinstance(self.task, BuildingSegmentationTask) and self.data.soft_targets:
+            self.task.criterion.check_soft_targets()
         _check_epochs(cli.trainer, experiment.source)
         _check_monitors(cli.trainer, cli.model, experiment.source)
         for split in ("train", "val"):

@@ -14,7 +14,7 @@ from casbah.errors import InputError
 from casbah.finetune import inputs
 from casbah.finetune.callbacks import StopOnNaN
 from casbah.finetune.experiment import check_range
-from casbah.finetune.loss import BuildingLoss
+from casbah.finetune.loss import MOST_UNMAPPED, BuildingLoss, PixelLoss
 from casbah.models import graph, network
 from casbah.products.tiles import TileInfo
 
@@ -68,11 +68,15 @@ class BuildingSegmentationTask(SemanticSegmentationTask):
         weight_decay: Of AdamW.
         warmup: Share of all steps in which the learning rate climbs; it then falls along a cosine.
         schedule: `cosine`, or `constant` after the climb.
-        class_balance: Weight of building in the cross-entropy: `none` 1, `inverse` background / building in the
+        class_balance: Weight of building in the loss per pixel: `none` 1, `inverse` background / building in the
             training pixels, `sqrt` its square root.
         tversky: Weight of the Tversky term (see `BuildingLoss`).
         false_positive: Its a.
         false_negative: Its b.
+        loss: Per pixel: `cross_entropy`, `focal` or, where an overlap term is all that is wanted, `none`.
+        gamma: Focus of the focal loss: 0 makes it the cross-entropy, 2 is usual.
+        lovasz: Weight of the Lovász term, which takes no soft targets; 0 leaves it out.
+        unmapped: Share of the buildings that are believed to be missing from the labels, evenly everywhere.
         mixed_precision: bfloat16 on a GPU that has it (nothing changes on a CPU, so that one experiment serves both).
         flips_at_test: Average over the eight symmetries of the square wherever the bundle predicts.
         upsample: Show the network each pixel as that many squared (see `casbah.models.network.logits`): transformers
@@ -94,6 +98,10 @@ class BuildingSegmentationTask(SemanticSegmentationTask):
         tversky: float = 1.0,
         false_positive: float = 0.5,
         false_negative: float = 0.5,
+        loss: PixelLoss = "cross_entropy",
+        gamma: float = 2.0,
+        lovasz: float = 0.0,
+        unmapped: float = 0.0,
         mixed_precision: bool = True,
         flips_at_test: bool = False,
         upsample: int = 1,
@@ -106,6 +114,14 @@ class BuildingSegmentationTask(SemanticSegmentationTask):
             check_range(f"model.init_args.{name}", value, least=0)
         for name, value in (("false_positive", false_positive), ("false_negative", false_negative)):
             check_range(f"model.init_args.{name}", value, least=0)
+        for name, value in (("gamma", gamma), ("lovasz", lovasz)):
+            check_range(f"model.init_args.{name}", value, least=0)
+        check_range("model.init_args.unmapped", unmapped, least=0, most=MOST_UNMAPPED)
+        if loss == "none" and class_balance != "none":
+            raise InputError(
+                f"model.init_args.class_balance is {class_balance} and loss is none, so that no pixel would be "
+                "weighed: set class_balance to none too"
+            )
         super().__init__(
             model_args=dict(model_args) | {"num_classes": 2},
             model_factory=model_factory,
@@ -117,7 +133,9 @@ class BuildingSegmentationTask(SemanticSegmentationTask):
         self.lr, self.backbone_lr, self.weight_decay = lr, lr if backbone_lr is None else backbone_lr, weight_decay
         self.warmup, self.schedule, self.class_balance = warmup, schedule, class_balance
         self.mixed_precision, self.flips_at_test, self.upsample = mixed_precision, flips_at_test, upsample
-        self.criterion = BuildingLoss(1.0, tversky, false_positive, false_negative)
+        self.criterion = BuildingLoss(
+            1.0, tversky, false_positive, false_negative, pixel=loss, gamma=gamma, lovasz=lovasz, unmapped=unmapped
+        )
         self.monitor = "val/IoU_building_best"
 
     # The parent's constructor calls these three; the network waits for the data, the metrics are ours.
@@ -146,7 +164,8 @@ class BuildingSegmentationTask(SemanticSegmentationTask):
         self.model_args = complete(self.factory, self.model_args, data, self.upsample)
         torch.manual_seed(data.seed)
         self.model = network.build(self.factory, self.model_args)
-        share = min(max(data.building_share, 1e-4), 1 - 1e-4)
+        # Of all buildings, those that the labels lack among them.
+        share = min(max(data.building_share / (1 - self.criterion.unmapped), 1e-4), 1 - 1e-4)
         ratio = (1 - share) / share
         weight = {"none": 1.0, "sqrt": math.sqrt(ratio), "inverse": ratio}[self.class_balance]
         self.criterion.building_weight.fill_(weight)

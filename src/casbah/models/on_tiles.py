@@ -18,13 +18,15 @@ PROBABILITY = "probability"
 def differences(wanted: Training, given: TileInfo) -> dict[str, str]:
     """What a model was trained on and tiles have not: the fact -> `periods 2 where the tiles have 1`.
 
-    The facts are `bands` (`band B10, which the tiles have not`), `periods`, `level`, `resolution`, `building cover`.
+    The facts are `bands` (`band B10, which the tiles have not`), `periods`, `level`, `normalise`, `resolution`,
+    `building cover`.
     """
     missing = [name for name in wanted.bands if name not in given.bands]
     found = {"bands": f"band {', '.join(missing)}, which the tiles have not"} if missing else {}
     facts: dict[str, tuple[object, object]] = {
         "periods": (wanted.periods, given.periods),
         "level": (wanted.level, given.level),
+        "normalise": (wanted.normalise, given.normalise),
         "resolution": (f"{wanted.resolution:g} m", f"{given.resolution:g} m"),
         "building cover": (f"{wanted.building_cover} %", f"{given.building_cover} %"),
     }
@@ -34,7 +36,7 @@ def differences(wanted: Training, given: TileInfo) -> dict[str, str]:
 
 
 def check_fit(model: ModelBundle, tiles: TileSet) -> None:
-    """`InputError` unless the tiles hold what the model takes: bands, periods, level, resolution, building cover."""
+    """`InputError` unless the tiles hold what the model takes: bands, and every fact of `differences`."""
     missing = [name for name in model.training.bands if name not in tiles.info.bands]
     if missing:
         raise InputError(

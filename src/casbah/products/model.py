@@ -31,6 +31,9 @@ class Training(BaseModel):
     periods: int
     level: str
     units: str = "reflectance x 10000, offset removed, 0 = nodata"
+    normalise: str = "none"
+    """`scene`: the model takes images that were brought to the same mean and deviation, as `casbah tile --normalise
+    scene` does; `none`: reflectance as it is."""
     resolution: float
     tile_size: int
     classes: tuple[str, ...] = ("background", "building")

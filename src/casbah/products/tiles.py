@@ -55,7 +55,10 @@ class TileInfo(BaseModel):
     """The calendar month (1 to 12) in which each period was observed; None where scenes differ in it. Empty in sets of
     before 1.1."""
     test_scene: str | None = None
-    """The scene that is the whole test split; None where blocks were held out."""
+    """The scene that is the test split (all but a few blocks, perhaps); None where blocks were held out."""
+    normalise: str = "none"
+    """`scene`: the images of every scene were brought to the same mean and deviation by statistics of its own; `none`:
+    they are reflectance as it was."""
     simulated: bool = False
     attribution: tuple[str, ...] = ()
     """One sentence each for imagery and labels, to print on every map."""
@@ -139,7 +142,8 @@ class TileSet(Product):
     def statistics(self) -> dict[str, Any]:
         """From train alone: `mean`, `std`, `low` and `high` (1st and 99th percentile) as (periods, bands), in
         reflectance x 10000 over observed pixels; `pixels` (observed, same shape), `building_share` of the
-        labelled pixels."""
+        labelled pixels. `scenes`, where scenes were normalised: name -> `mean`, `std` and `pixels` from before, and
+        `of`, `train` where they are of its training tiles and `all` where they are of all its images."""
         return json.loads((self.path / "statistics.json").read_text(encoding="utf-8"))
 
     def split(self, name: str) -> Split:

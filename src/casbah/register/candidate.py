@@ -62,6 +62,11 @@ def _open_tiles(path: Path) -> TileSet | TileFolds:
 
 def _check(candidate: Candidate) -> None:
     model, metrics = candidate.model, candidate.metrics
+    if model.training.normalise != "none":
+        raise InputError(
+            f"{model.path} was trained on tiles of `--normalise {model.training.normalise}`, and a registered model is "
+            "given reflectance as it is: train it on tiles without it"
+        )
     if metrics.split != "test":
         raise InputError(
             f"{candidate.evaluation.path} was made on the {metrics.split} split; a registered version needs the test "

@@ -7,6 +7,6 @@
 from casbah.sample.catalogue import COLLECTION
 from casbah.sample.publishing import publish
 from casbah.sample.sky import END, START
-from casbah.sample.town import SIZE, Town, make
+from casbah.sample.town import SIZE, Character, Town, make
 
-__all__ = ["COLLECTION", "END", "SIZE", "START", "Town", "make", "publish"]
+__all__ = ["COLLECTION", "END", "SIZE", "START", "Character", "Town", "make", "publish"]

@@ -60,6 +60,18 @@ DIFFUSE = np.array((0.42, 0.38, 0.31, 0.25, 0.23, 0.22, 0.21, 0.19, 0.18, 0.17, 
 
 WATER = frozenset({"deep sea", "coastal sea", "shallow sea", "wadi water"})
 
+ROOFS = (
+    "tile roof",
+    "white roof",
+    "concrete roof",
+    "weathered roof",
+    "bitumen roof",
+    "brick terrace",
+    "metal roof",
+    "fibre cement",
+)
+"""What buildings are covered with."""
+
 
 def index(name: str) -> int:
     """The row of a material in `TABLE`."""

@@ -1,5 +1,6 @@
 """The pieces of ground that the truth raster is painted with, and what each one reflects on a given day."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -62,6 +63,11 @@ class Surfaces:
     def column(self, name: str) -> NDArray[Any]:
         """One property of all surfaces, (count,)."""
         return np.concatenate(self.columns[name])
+
+    def brighten(self, grounds: Sequence[str], factor: float) -> None:
+        """Multiply the spectra of all surfaces of some materials."""
+        chosen = np.isin(self.column("ground"), spectra.indices(grounds))
+        self.columns["bright"] = [self.column("bright") * np.where(chosen, factor, 1.0)]
 
     def water(self) -> NDArray[np.bool_]:
         """(count,): which surfaces are water."""

@@ -1,6 +1,7 @@
 """`make`: the whole simulated town as one product, from the plan to the static catalogue."""
 
 import hashlib
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,42 @@ SIZE = (6.0, 5.04)
 SMALLEST, LARGEST = 1.2, 12.0
 """Kilometres: below, no room is left for a coast and districts; above, the truth raster outgrows a small machine."""
 
+FARTHEST = 60.0
+"""Kilometres: farther south the town would leave its MGRS tiles."""
+
 RECIPE = ("spectra", "surfaces", "typology", "plan", "truth", "sky", "sensor", "catalogue", "footprints", "town")
 """The modules of this package that decide what a town looks like; a town is reused only while none has changed."""
+
+
+@dataclass(frozen=True)
+class Character:
+    """What sets one simulated town apart from another, beside its seed, so that a model can be tried on a town unlike
+    those that it learned from.
+
+    `south` moves it by so many kilometres, so that two towns share no ground. `gain` multiplies and `haze` adds to what
+    every pass sees (see `casbah.sample.sky.Acquisition`): another air or another correction of it. `roofs` multiplies
+    the reflectance of every roof: other ways to build.
+    """
+
+    south: float = 0.0
+    gain: float = 1.0
+    haze: float = 0.0
+    roofs: float = 1.0
+
+    def check(self) -> None:
+        """`InputError` for a figure out of range."""
+        ranges = {"south": (0.0, FARTHEST), "gain": (0.2, 2.0), "haze": (-0.02, 0.2), "roofs": (0.2, 2.0)}
+        for name, (least, most) in ranges.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise InputError(f"{name} of a sample town is {value:g}; {least:g} to {most:g} is wanted")
+
+    def seen(self, acquisition: Acquisition) -> Acquisition:
+        """A pass as this town's air shows it."""
+        return replace(acquisition, gain=acquisition.gain * self.gain, haze=acquisition.haze + self.haze)
+
+
+PLAIN = Character()
 
 
 class Town(Product):
@@ -82,12 +117,14 @@ class Town(Product):
         return self.path / "labelled_area.geojson"
 
 
-def make(directory: str | Path, *, size: tuple[float, float] = SIZE, seed: int = 0) -> Town:
+def make(
+    directory: str | Path, *, size: tuple[float, float] = SIZE, seed: int = 0, character: Character = PLAIN
+) -> Town:
     """Write the simulated town of `size` (kilometres east, north) into `directory`, or reuse it where it is there.
 
-    The same size and seed give the same pixels and footprints; a town of another size or seed at `directory` is
-    replaced once the new one is finished. Everything in it says that it is simulated. Raises `InputError` for a size
-    or a seed out of range or where something else lies at `directory`, `WorldError` where the disk is full.
+    The same size, seed and character give the same pixels and footprints; another town at `directory` is replaced once
+    the new one is finished. Everything in it says that it is simulated. Raises `InputError` for a size, a seed or a
+    character out of range or where something else lies at `directory`, `WorldError` where the disk is full.
     """
     path = Path(directory)
     if seed < 0:
@@ -95,13 +132,16 @@ def make(directory: str | Path, *, size: tuple[float, float] = SIZE, seed: int =
     for side in size:
         if not SMALLEST <= side <= LARGEST:
             raise InputError(f"a sample town of {side:g} km is out of range; {SMALLEST:g} to {LARGEST:g} km a side")
-    grid = grid_of(size)
+    character.check()
+    grid = grid_of(size, character.south)
     parameters = {"size_km": [grid.cols / 100, grid.rows / 100], "seed": seed, "recipe": _recipe()}
+    parameters |= {"character": asdict(character)}
     there = _same(path, parameters)
     if there:
         return there
     check_target(path, Town.schema)
     truth, land, buildings = survey(grid, seed)
+    truth.surfaces.brighten(spectra.ROOFS, character.roofs)
     with Town.write(path, parameters=parameters) as draft, writing(path):
         folder = draft.directory
         footprints.write(folder, footprints.frame(buildings, CRS))
@@ -112,18 +152,19 @@ def make(directory: str | Path, *, size: tuple[float, float] = SIZE, seed: int =
         items = []
         with task("sample town", len(ACQUISITIONS)) as progress:
             for acquisition in ACQUISITIONS:
-                for look in looks(truth, grid, acquisition, seed):
+                for look in looks(truth, grid, character.seen(acquisition), seed):
                     items.append(catalogue.write_look(folder / COLLECTION, look))
                 progress.advance()
         catalogue.write_catalogue(folder, items)
     return Town.open(path, verify=False)
 
 
-def grid_of(size: tuple[float, float]) -> Grid:
-    """The 10 m grid of the imagery: multiples of 60 m, with the seam of the two tiles 3/5 of the way east."""
+def grid_of(size: tuple[float, float], south: float = 0.0) -> Grid:
+    """The 10 m grid of the imagery: multiples of 60 m, with the seam of the two tiles 3/5 of the way east, `south`
+    kilometres south of the default town."""
     cols, rows = (round(side * 1000 / 60) * 6 for side in size)
     west = SEAM - round(cols * 0.6 / 6) * 60
-    return Grid(CRS, west, NORTH, rows, cols)
+    return Grid(CRS, west, NORTH - round(south * 1000 / 60) * 60, rows, cols)
 
 
 def survey(grid: Grid, seed: int) -> tuple[Truth, BaseGeometry, Footprints]:

@@ -61,6 +61,15 @@ def refit(lattice: Lattice, *, seed: int, val_fraction: float) -> Assignment:
     return assign
 
 
+def few(lattice: Lattice, *, seed: int, share: float) -> Assignment:
+    """All of it test, but for a `share` of the blocks: the few labels of a new city that a model may learn from."""
+
+    def assign(block: Block) -> str:
+        return "train" if _positions(lattice, _group(block), seed, "few")[block] < share else "test"
+
+    return assign
+
+
 def _group(block: Block) -> tuple[int, int]:
     return block.col // GROUP, block.row // GROUP
 

@@ -15,7 +15,7 @@ from casbah.products.manifest import Draft, check_target
 from casbah.products.scene import Scene
 from casbah.products.tiles import SPLITS, TileFolds, TileInfo, TileSet
 from casbah.progress import say
-from casbah.tile import splitting
+from casbah.tile import radiometry, splitting
 from casbah.tile.alignment import Alignment, MovableLabels
 from casbah.tile.geotiff import write_geotiff
 from casbah.tile.lattice import Lattice, lattice
@@ -49,6 +49,9 @@ class Choices:
     align: bool
     layout: str
     max_ignore: float
+    few_labels: float
+    """Share of the test scene's blocks that are trained on."""
+    normalise: str
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ def tile(
     test_scene: str | None = None,
     layout: str = "npy",
     max_ignore: float = MAX_IGNORE,
+    few_labels: float = 0.0,
+    normalise: str = "none",
 ) -> TileSet | TileFolds:
     """Cut scenes and their labels into train, val and test tiles that are spatially apart.
 
@@ -91,10 +96,12 @@ def tile(
     the seed (`casbah.tile.splitting`), so that they keep it when the area or the labels grow; tiles of different blocks
     are at least `guard` apart. `test_fraction` of the blocks (by default `TEST_FRACTION`) are tested. With `folds`
     K > 1 the result is a `TileFolds` instead: `fold_0` to `fold_<K-1>`, in which each block is tested exactly once, and
-    `refit`. `test_scene` makes one whole scene the test split. `align` moves the footprints of each split by the shift
-    that its own blocks show. `layout="geotiff"` also writes the folders that TerraTorch's
-    `GenericNonGeoSegmentationDataModule` reads, below `geotiff/`. A tile with more than `max_ignore` of its pixels
-    ignored, or unobserved in a period, is dropped and counted.
+    `refit`. `test_scene` makes one whole scene the test split, but for the share `few_labels` of its blocks, which are
+    trained on. `align` moves the footprints of each split by the shift that its own blocks show. `normalise="scene"`
+    brings every scene to the same mean and deviation (`casbah.tile.radiometry`: a test scene by its own images).
+    `layout="geotiff"` also writes the folders that TerraTorch's `GenericNonGeoSegmentationDataModule` reads, below
+    `geotiff/`. A tile with more than `max_ignore` of its pixels ignored, or unobserved in a period, is dropped and
+    counted.
 
     Raises `InputError` where scenes and labels do not fit each other, an argument is out of range, a tile fits no block
     or scene, or a split would be empty; nothing is written then.
@@ -102,7 +109,9 @@ def tile(
     _check_needless(test_fraction, folds, test_scene)
     if test_fraction is None and folds == 1 and test_scene is None:
         test_fraction = TEST_FRACTION
-    choices = Choices(test_fraction, val_fraction, folds, seed, test_scene, align, layout, max_ignore)
+    choices = Choices(
+        test_fraction, val_fraction, folds, seed, test_scene, align, layout, max_ignore, few_labels, normalise
+    )
     _check(choices)
     check_target(Path(output), TileFolds.schema if folds > 1 else TileSet.schema)
     sources = open_sources(scenes, labels)
@@ -151,6 +160,12 @@ def _check(choices: Choices) -> None:
             f"with {choices.folds} folds, a val fraction of {choices.val_fraction:g} leaves nothing to train on; "
             f"less than {1 - 1 / choices.folds:g} is wanted"
         )
+    if not 0 <= choices.few_labels < 1:
+        raise InputError(f"the share of few labels is {choices.few_labels:g}; 0 or more and less than 1 is wanted")
+    if choices.few_labels and choices.test_scene is None:
+        raise InputError("--few-labels is a share of the blocks of --test-scene, and none is named: give both or none")
+    if choices.normalise not in ("none", "scene"):
+        raise InputError(f"the normalisation {choices.normalise!r} is unknown; choose none or scene")
     if choices.layout not in ("npy", "geotiff"):
         raise InputError(f"the layout {choices.layout!r} is unknown; choose npy or geotiff")
     if not 0 <= choices.max_ignore < 1:
@@ -173,7 +188,7 @@ def _cuts(choices: Choices, sources: Sequence[Source], lattices: Sequence[Lattic
 
     seed, val = choices.seed, choices.val_fraction
     if choices.test_scene is not None:
-        return [Cut("", _whole_scene(choices.test_scene, seed, val, sources, lattices, found))]
+        return [Cut("", _whole_scene(choices, sources, lattices, found))]
     if (test := choices.test_fraction) is not None:
         return [Cut("", each(lambda lat: splitting.hold_out(lat, seed=seed, test_fraction=test, val_fraction=val)))]
 
@@ -184,19 +199,24 @@ def _cuts(choices: Choices, sources: Sequence[Source], lattices: Sequence[Lattic
     return [*cuts, Cut("refit", each(lambda lat: splitting.refit(lat, seed=seed, val_fraction=val)), refit=True)]
 
 
-def _whole_scene(
-    name: str, seed: int, val: float, sources: Sequence[Source], lattices: Sequence[Lattice], found: Plan
-) -> dict[int, Assignment]:
-    """Every block of the named scene is test; other scenes' tiles in those blocks are left out of the plan."""
+def _number(name: str, sources: Sequence[Source]) -> int:
     matches = [n for n, source in enumerate(sources) if name in (source.name, source.scene.path.name)]
     if len(matches) != 1:
         raise InputError(f"the test scene {name!r} is not one of {', '.join(source.name for source in sources)}")
+    return matches[0]
+
+
+def _whole_scene(
+    choices: Choices, sources: Sequence[Source], lattices: Sequence[Lattice], found: Plan
+) -> dict[int, Assignment]:
+    """The blocks of the test scene are test, but for few; others' tiles in any of them are left out of the plan."""
+    name = str(choices.test_scene)
+    chosen = _number(name, sources)
     if len(sources) == 1:
         raise InputError(
             f"the test scene {name!r} is the only one, which leaves none to train on: give a second --scene with its "
             "--labels, or leave out --test-scene"
         )
-    chosen = matches[0]
     taken = {lattices[chosen].name(plan.block) for plan in found.blocks if plan.source == chosen}
     kept = [p for p in found.blocks if p.source == chosen or lattices[p.source].name(p.block) not in taken]
     lost = found.tiles - sum(len(p.tiles) for p in kept)
@@ -204,9 +224,10 @@ def _whole_scene(
         found.dropped[IN_TEST_SCENE] += lost
         found.blocks = kept
     assign: dict[int, Assignment] = {
-        number: splitting.refit(lattice, seed=seed, val_fraction=val) for number, lattice in enumerate(lattices)
+        number: splitting.refit(lattice, seed=choices.seed, val_fraction=choices.val_fraction)
+        for number, lattice in enumerate(lattices)
     }
-    return assign | {chosen: lambda block: "test"}
+    return assign | {chosen: splitting.few(lattices[chosen], seed=choices.seed, share=choices.few_labels)}
 
 
 def _check_filled(cut: Cut, found: Plan, lattices: Sequence[Lattice], choices: Choices) -> None:
@@ -289,12 +310,21 @@ class _Writing:
         for draft, cut, writer in zip(drafts, self.cuts, writers, strict=True):
             table = _table(writer.rows)
             table.to_parquet(draft.directory / "tiles.parquet", index=False)
-            numbers = statistics(draft.directory / "train")
+            scenes = self._normalised(draft, writer)
+            numbers = statistics(draft.directory / "train") | ({"scenes": scenes} if scenes else {})
             info = self._info(cut, writer, table)
             draft.write_json("statistics.json", numbers)
             draft.write_json("tileset.json", info.model_dump(mode="json"))
             if self.choices.layout == "geotiff":
                 write_geotiff(draft.directory, info, numbers, writer.rows)
+
+    def _normalised(self, draft: Draft, writer: TileWriter) -> dict[str, Any]:
+        """What the scenes' statistics were, where they are brought to the same ones."""
+        if self.choices.normalise == "none":
+            return {}
+        named = self.choices.test_scene
+        test = "" if named is None else self.sources[_number(named, self.sources)].name
+        return radiometry.normalise(draft.directory, self.sources[0].scene.bands, writer.rows, test)
 
     def _info(self, cut: Cut, writer: TileWriter, table: geopandas.GeoDataFrame) -> TileInfo:
         first, lattice = self.sources[0], self.lattices[0]
@@ -325,6 +355,7 @@ class _Writing:
             stac_items=tuple(sorted({str(item.get("id")) for s in self.sources for item in s.scene.info.sources})),
             months=_months([source.scene for source in self.sources]),
             test_scene=self.choices.test_scene,
+            normalise=self.choices.normalise,
             simulated=any(s.scene.info.simulated or s.labels.info.simulated for s in self.sources),
             attribution=tuple(dict.fromkeys(said)),
             blocks={split: tuple(sorted(set(table.loc[table["split"] == split, "block"]))) for split in SPLITS},

@@ -1,5 +1,6 @@
 """What normalisation needs to know, from the train split alone."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,25 @@ def statistics(train: Path) -> dict[str, Any]:
     """
     images = np.load(train / "images.npy", mmap_mode="r", allow_pickle=False)
     masks = np.load(train / "masks.npy", mmap_mode="r", allow_pickle=False)
-    histogram = np.zeros((*images.shape[1:3], VALUES), np.int64)
     building = labelled = 0
     for start in range(0, len(images), CHUNK):
-        _count(images[start : start + CHUNK], histogram)
         chunk = masks[start : start + CHUNK]
         building += int((chunk == 1).sum())
         labelled += int((chunk != IGNORE).sum())
+    found = describe(images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
+    return found | {"building_share": building / labelled if labelled else 0.0}
+
+
+def describe(parts: Iterable[NDArray[np.uint16]]) -> dict[str, Any]:
+    """The figures of `statistics` that images alone give; each part is (tiles, periods, bands, rows, cols)."""
+    histogram: NDArray[np.int64] | None = None
+    for images in parts:
+        if histogram is None:
+            histogram = np.zeros((*images.shape[1:3], VALUES), np.int64)
+        _count(images, histogram)
+    assert histogram is not None, "a split that is described holds a tile"
     histogram[..., NODATA] = 0
-    return _describe(histogram) | {"building_share": building / labelled if labelled else 0.0}
+    return _described(histogram)
 
 
 def _count(images: NDArray[np.uint16], histogram: NDArray[np.int64]) -> None:
@@ -44,7 +55,7 @@ def _count(images: NDArray[np.uint16], histogram: NDArray[np.int64]) -> None:
             histogram[period, band] += np.bincount(images[:, period, band].ravel(), minlength=VALUES)
 
 
-def _describe(histogram: NDArray[np.int64]) -> dict[str, Any]:
+def _described(histogram: NDArray[np.int64]) -> dict[str, Any]:
     values = np.arange(VALUES, dtype=np.float64)
     pixels = histogram.sum(axis=-1)
     seen = np.maximum(pixels, 1)
