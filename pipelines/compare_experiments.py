@@ -16,10 +16,8 @@ from casbah.compare.rows import study
 from components.compare.component import compare
 from components.evaluate.component import evaluate
 from components.finetune.component import finetune
-from components.ingest.component import ingest
-from components.label.component import label
-from components.tile.component import tile
 from pipelines.placement import on_gpu, with_store
+from pipelines.tiling import tiles_of
 
 
 class Outputs(NamedTuple):
@@ -75,23 +73,13 @@ def compare_experiments(
         attribution: Whom every map made from a vector file's footprints must name; empty where the source says it.
         vintage: Date, year or span of a vector file's footprints, such as 1988-2013; empty where the source says it.
     """
-    scene = with_store(
-        ingest(aoi=aoi, start=start, end=end, stac=stac, periods=periods, max_cloud=max_cloud, snapshot=snapshot)
-    ).outputs["scene"]
-    cover = with_store(
-        label(
-            scene=scene,
-            source=labels,
-            labelled_area=labelled_area,
-            licence=licence,
-            attribution=attribution,
-            vintage=vintage,
-            snapshot=snapshot,
-        )
-    ).outputs["labels"]
-    tiles = tile(scene=scene, labels=cover, tile_size=tile_size, block_size=block_size, align=align, seed=seed).outputs[
-        "tiles"
-    ]
+    # fmt: off
+    tiles = tiles_of(
+        aoi=aoi, start=start, end=end, stac=stac, periods=periods, max_cloud=max_cloud, snapshot=snapshot, seed=seed,
+        labels=labels, labelled_area=labelled_area, licence=licence, attribution=attribution, vintage=vintage,
+        tile_size=tile_size, block_size=block_size, align=align,
+    )
+    # fmt: on
 
     with dsl.ParallelFor(experiments, name="experiments") as experiment:
         trained = on_gpu(with_store(finetune(tiles=tiles, experiment=experiment, seed=seed, snapshot=snapshot)))

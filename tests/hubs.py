@@ -34,10 +34,8 @@ class Hub:
 @contextmanager
 def serve() -> Iterator[Hub]:
     """A running hub; its address is `url`."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = True
-    hub = Hub(f"http://127.0.0.1:{server.server_port}")
-    server.hub = hub  # type: ignore[attr-defined]
+    server = _Server(("127.0.0.1", 0), _Handler)
+    hub = server.hub = Hub(f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
@@ -45,6 +43,11 @@ def serve() -> Iterator[Hub]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    hub: Hub
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -57,7 +60,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=True)
 
     def _answer(self, body: bool) -> None:
-        hub: Hub = self.server.hub  # type: ignore[attr-defined]
+        assert isinstance(self.server, _Server)
+        hub = self.server.hub
         hub.asked.append((self.command, self.path, self.headers.get("Range")))
         fault = hub.faults.pop(0) if body and hub.faults and hub.faults[0] is not None else None
         if isinstance(fault, int):

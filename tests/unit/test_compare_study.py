@@ -398,7 +398,7 @@ def test_two_comparisons_never_work_in_one_directory(tmp_path: Path, tiles: Tile
     (tmp_path / "study").mkdir()
     with open(tmp_path / "study" / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="another comparison works in"):
+        with pytest.raises(InputError, match="another casbah compare is at work in"):
             compared(tmp_path, tiles, [yaml_of(tmp_path, "short", 2)])
 
 

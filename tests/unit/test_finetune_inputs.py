@@ -12,6 +12,7 @@ import casbah.finetune
 from casbah.bands import BAND_NAMES, BOA_OFFSET
 from casbah.errors import InputError
 from casbah.finetune import inputs
+from casbah.models import torchvision_cure
 from casbah.models.normalisation import Normalisation
 from casbah.products.tiles import TileSet
 from casbah.sample import spectra
@@ -93,7 +94,7 @@ def test_statistics_are_repeated_for_each_period() -> None:
 
 
 def test_the_table_of_statistics_is_that_of_terratorch() -> None:
-    casbah.finetune.TileDataModule  # noqa: B018 - cures torchvision
+    torchvision_cure.apply()
     from terratorch.models.backbones import prithvi_vit
     from terratorch.models.backbones.terramind.model import terramind_register
 

@@ -1,9 +1,7 @@
 """`compare`: train and score what is missing of a study, and report all of it; `report`: of what is there."""
 
-import fcntl
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from casbah.compare import devices, plan, processes
@@ -12,7 +10,8 @@ from casbah.compare.results import CPU, Measured, Results, check
 from casbah.compare.scoring_process import SHOWN, bundles
 from casbah.compare.shown import write_probabilities
 from casbah.compare.writing import write
-from casbah.errors import InputError, unwritable
+from casbah.errors import InputError
+from casbah.exclusion import alone
 from casbah.interruption import termination_as_interrupt
 from casbah.products.comparison import Comparison, Failed
 from casbah.products.evaluation import Evaluation
@@ -67,7 +66,7 @@ def compare(
     if left_out:
         listed = ", ".join(map(str, left_out))
         say(f"left out: budgets of {listed} tiles, since there are {ground.train_tiles} to learn from")
-    with _alone(output), termination_as_interrupt():
+    with alone(output, "casbah compare"), termination_as_interrupt():
         measured, failed = _run(runs, ground, places)
         return _write(output / REPORT, Results(ground, measured, failed, tuple(left_out)))
 
@@ -152,19 +151,3 @@ def _write(output: Path, results: Results) -> Comparison:
     with Comparison.write(output, parameters={}, inputs=inputs) as draft:
         write(draft, results)
     return Comparison.open(output, verify=False)
-
-
-@contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Keep a second comparison out of `output` while one works there; `InputError` for the second."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = open(output / ".lock", "w")  # noqa: SIM115 - held while the block runs
-    except OSError as error:
-        raise unwritable(error)(f"{output} can't be written: {error.strerror}; name another --output") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"another comparison works in {output}: wait for it, or name another --output") from None
-        yield

@@ -1,9 +1,7 @@
 """The record of a study: what it was begun with, and its finished trials, in a journal that Optuna reads."""
 
-import fcntl
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from casbah.errors import InputError, unwritable
+from casbah.errors import InputError
+from casbah.exclusion import LOCK
 from casbah.tune import suggestions
 from casbah.tune.space import Space
 
 JOURNAL = "journal.log"
-LOCK = ".lock"
 
 NAME = "casbah"
 """Of the study in its journal."""
@@ -124,25 +122,6 @@ def check_same(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any
             f"{directory} holds a study of {' and '.join(differing)}; go on with what it was begun with, or name "
             "another output"
         )
-
-
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Make a directory and keep it for this process; `InputError` where another process is at work in it."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        handle = os.open(directory / LOCK, os.O_WRONLY | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise unwritable(error)(f"{directory} can't be written: {error.strerror}; name another output") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise InputError(
-            f"another casbah tune is at work in {directory}; wait for it, or name another output"
-        ) from None
-    finally:
-        os.close(handle)
 
 
 def _mend(journal: Path) -> None:

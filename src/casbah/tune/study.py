@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from casbah.errors import CasbahError, InputError, WorldError
+from casbah.exclusion import alone
 from casbah.finetune import checkpoints
 from casbah.finetune.experiment import Experiment, digest
 from casbah.products.manifest import replace_directory
@@ -19,7 +20,7 @@ from casbah.products.model import ModelBundle
 from casbah.products.tiles import TileSet
 from casbah.progress import Task, say, task
 from casbah.tune import report, suggestions
-from casbah.tune.record import Record, Trial, locked
+from casbah.tune.record import Record, Trial
 from casbah.tune.space import Space, overrides_of, setting
 from casbah.tune.training import DEFECT, Outcome, Request, Trainer
 
@@ -118,7 +119,7 @@ def called(plan: Plan, part: Part) -> str:
 
 def run(plan: Plan, part: Part, trainer: Trainer, threads: ThreadPoolExecutor) -> Result:
     """Make the trials that a study still lacks, and write what came of all of them."""
-    with locked(part.directory):
+    with alone(part.directory, "casbah tune"):
         study = _Study(plan, part, trainer)
         study.make(threads)
         study.finish()
