@@ -316,6 +316,8 @@ def test_a_row_that_ran_from_random_weights_says_so_whatever_it_is_called(tmp_pa
     assert said("random", None) == ("Prithvi-EO-2.0 ViT-L", RANDOM, "random weights")
     loaded = said("loaded", "ibm-nasa-geospatial/Prithvi-EO-2.0-300M")
     assert loaded[1:] == ("HLS time series, global", "pretrained: ibm-nasa-geospatial/Prithvi-EO-2.0-300M")
+    config = config.replace("}}}", ", backbone_depth: 4, backbone_embed_dim: 192}}}")
+    assert said("small", None)[0] == "Prithvi-EO-2.0 ViT-L, cut to 4 blocks, width 192"
 
 
 @pytest.mark.parametrize(

@@ -67,10 +67,17 @@ def origin(model: ModelBundle) -> Origin:
     arguments = _model_args(model)
     backbone = str(arguments.get("backbone") or "–").removeprefix("terratorch_")
     known = next((facts for name, facts in BACKBONES.items() if backbone.startswith(name)), None)
-    title = (known.title if known else "") or backbone
+    title = ((known.title if known else "") or backbone) + _cut(arguments)
     if training.pretrained is None:
         return Origin(title, RANDOM, training.weights_origin)
     return Origin(title, known.data if known else training.pretrained, training.weights_origin)
+
+
+def _cut(arguments: dict[str, Any]) -> str:
+    """What an experiment changed of the published size, so that a small variant is not called by the name alone."""
+    named = {"backbone_depth": "{} blocks", "backbone_embed_dim": "width {}"}
+    changed = [words.format(arguments[key]) for key, words in named.items() if key in arguments]
+    return f", cut to {', '.join(changed)}" if changed else ""
 
 
 def _model_args(model: ModelBundle) -> dict[str, Any]:
