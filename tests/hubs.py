@@ -14,7 +14,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """`files` by path; `faults` are taken in turn, one for each GET: a status, or `cut`, `slow`, `liar`."""
+    """`files` by path; `faults` are taken in turn, one for each GET: a status, or `cut`, `slow`;
+    `short` and `elsewhere` answer for a part with less of it, or with another part."""
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
@@ -89,7 +90,12 @@ class _Handler(BaseHTTPRequestHandler):
             status, headers["Content-Range"] = 206, f"bytes {start}-{len(content) - 1}/{len(content)}"
         if fault == "slow":
             time.sleep(1.0)
+        if fault == "elsewhere" and start:
+            start, headers["Content-Range"] = 0, f"bytes 0-{len(content) - 1}/{len(content)}"
         part = content[start:]
+        if fault == "short" and start:
+            part = part[:100]
+            headers["Content-Range"] = f"bytes {start}-{start + 99}/{len(content)}"
         self.send_response(status)
         for name, value in (headers | {"Content-Length": str(len(part))}).items():
             self.send_header(name, value)
@@ -102,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
         else:
-            self.wfile.write(part[::-1] if fault == "liar" else part)
+            self.wfile.write(part)
 
     def _send(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)

@@ -23,7 +23,8 @@ from casbah.addresses import shown
 from casbah.errors import InputError, WorldError
 
 BUCKET = "casbah"
-"""Holds `checkpoints/` (the state and the best weights of trainings so far) and `sample/`."""
+"""Holds `checkpoints/` (the state and the best weights of trainings so far), `weights/` (the mirror of published ones),
+`sample/`, and `inputs/` (files that a person gave to a run)."""
 
 ATTEMPTS = 4
 FIRST_PAUSE = 0.5

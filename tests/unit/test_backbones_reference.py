@@ -91,9 +91,9 @@ def test_satmae_starts_from_the_published_tables(reference: Path) -> None:
     stored = np.load(reference / "satmae_tiny/vitl_tables.npz")
     wanted = {array.shape[-1]: array.reshape(-1, array.shape[-1]) for array in (stored[name] for name in stored.files)}
     rows = {int(row): number for number, row in enumerate((0, 1, 2, 13, 144))}
-    table = torch.cat([torch.zeros(1, 768), positions.on_grid(12, 12, 768).flatten(0, 1)])
-    close(table[list(rows)], torch.from_numpy(wanted[768]).float(), 1e-6)
-    close(positions.sin_cos(torch.arange(3), 256).float(), torch.from_numpy(wanted[256]).float(), 1e-6)
+    encoder = SatMAE(width=1024, channel_width=256, depth=1, heads=16)
+    close(encoder.pos_embed[0, list(rows)], torch.from_numpy(wanted[768]).float(), 1e-6)
+    close(encoder.channel_embed[0], torch.from_numpy(wanted[256]).float(), 1e-6)
 
 
 def test_satmae_large_has_the_keys_of_the_published_files(reference: Path) -> None:

@@ -218,6 +218,14 @@ def test_terratorchs_own_task_is_checked_as_well(
     assert all(word in message for word in words), message
 
 
+def test_terratorchs_own_task_may_not_download_weights_that_casbah_checks(tiles: TileSet, tmp_path: Path) -> None:
+    settings = {"backbone": "resnet50", "pretrained": "true"}
+    more = [f"model.init_args.model_args.{key}={value}" for key, value in settings.items()]
+    overrides = [*STOCK, *more, "data.init_args.normalisation=imagenet"]
+    message = refusal(tiles.path, tmp_path / "model", overrides=overrides)
+    assert "would download resnet50_imagenet by itself, unchecked" in message
+
+
 def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text((FOLDER / "unet_scratch_small.yaml").read_text().replace("1.0e-3", "1e-3"))

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from builders import make_tiles
-from conftest import SHARED
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -457,6 +456,21 @@ def test_a_file_that_was_cut_is_refused(tmp_path: Path, keep: float, kind: str) 
         load(Stand(SATMAE), "galileo_nano", file)
 
 
+def test_a_file_of_weights_beside_no_pretraining_is_refused(tmp_path: Path) -> None:
+    file, _ = terramind_file(tmp_path)
+    given = {"backbone": "terramind_v1_tiny", "backbone_pretrained": False, "backbone_ckpt_path": str(file)}
+    with pytest.raises(InputError, match="backbone_pretrained is not true"):
+        network.build("EncoderDecoderFactory", given)
+
+
+def test_a_prithvi_of_other_bands_is_refused_even_where_their_number_fits(tmp_path: Path) -> None:
+    settings = prithvi_vit.prithvi_cfgs["prithvi_eo_v2_tiny_tl"] | SMALL | {"num_frames": 2, "in_chans": 4}
+    state = state_of(PrithviMAE(**settings | {"decoder_embed_dim": 32, "decoder_depth": 1, "bands": HLS[:4]}))
+    torch.save(state, tmp_path / "four.pt")
+    with pytest.raises(InputError, match="4 bands in place of the published file's 6"):
+        load(prithvi(HLS[:4]), "prithvi_eo_v2_tiny_tl", tmp_path / "four.pt")
+
+
 def test_a_file_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no weights"):
         read_state(saved(tmp_path / "x.pt", {"epoch": 3}))
@@ -465,7 +479,7 @@ def test_a_file_without_weights_is_refused(tmp_path: Path) -> None:
 
 
 def test_layouts_that_were_read_from_the_builders_are_recognised(shared: Path) -> None:
-    file = SHARED / "reference/checkpoint_layouts.json"
+    file = shared / "reference/checkpoint_layouts.json"
     if not file.is_file():
         pytest.skip(f"no {file}")
     known = json.loads(file.read_text())
@@ -473,8 +487,6 @@ def test_layouts_that_were_read_from_the_builders_are_recognised(shared: Path) -
     layouts |= {name: facts["encoder_with_six_raw_modalities"] for name, facts in known["terramind"].items()}
     layouts |= known["smp_encoders"]
     for backbone, shapes in layouts.items():
-        if not isinstance(shapes, dict):
-            continue
         state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         assert recognised(state) == weights.find(backbone).family, described(state)
 

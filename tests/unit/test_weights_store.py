@@ -13,7 +13,7 @@ from hubs import COMMIT, Hub, serve
 from casbah import weights
 from casbah.cli import main
 from casbah.errors import InputError, WorldError
-from casbah.weights import download, entries, fetching
+from casbah.weights import download, entries
 from casbah.weights.checking import verify
 
 CONTENT = bytes(range(256)) * 12_000
@@ -78,7 +78,10 @@ def test_a_download_is_pinned_with_the_commit_that_it_came_from(
     assert states()[PRITHVI] == "pinned"
 
 
-@pytest.mark.parametrize("faults", [["cut"], ["cut", 503, "cut", 429, 500], ["cut", "slow"], [500]])
+@pytest.mark.parametrize(
+    "faults",
+    [["cut"], ["cut", 503, "cut", 429, 500], ["cut", "slow"], [500], ["cut", "short"], ["cut", "elsewhere"]],
+)
 def test_a_download_that_was_cut_goes_on_where_it_stopped(hub: Hub, faults: list[Any]) -> None:
     hub.large = False
     hub.faults[:] = faults
@@ -88,6 +91,25 @@ def test_a_download_that_was_cut_goes_on_where_it_stopped(hub: Hub, faults: list
     if "cut" in faults:
         assert asked[-1] is not None
         assert int(asked[-1].removeprefix("bytes=").rstrip("-")) >= len(CONTENT) // 2, "it was not begun anew"
+
+
+def test_a_server_that_is_cut_anew_each_time_is_given_up(hub: Hub) -> None:
+    """Without a tag nothing can be gone on with: as many bytes again are no progress."""
+    hub.large, hub.etag = False, 'W/"weak"'
+    hub.faults[:] = ["cut", "cut", 500] * 5
+    with pytest.raises(WorldError, match="failed 4 times in a row"):
+        weights.path(PRITHVI)
+    assert len(hub.asked) < 8
+
+
+def test_no_file_counts_that_was_not_pinned(hub: Hub, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(weights.LocalStore, "_set_pin", killed)
+    with pytest.raises(KeyboardInterrupt):
+        weights.path(PRITHVI)
+    nothing_counts(store)
 
 
 def test_a_part_never_counts_and_another_run_goes_on_with_it(hub: Hub, store: Path) -> None:
@@ -359,4 +381,3 @@ def test_reading_the_manifest_needs_no_torch() -> None:
     code = "import casbah.weights, casbah.cli, sys; print('torch' in sys.modules, 'numpy' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", "False"]
-    assert fetching.path is weights.path

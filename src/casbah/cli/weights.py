@@ -63,7 +63,10 @@ def list_() -> None:
 def fetch(
     names: list[str] = typer.Argument(help="Names of `casbah weights list`, or backbones that they serve."),
     source: Source | None = typer.Option(
-        None, "--from", help="Ask the hub alone, or the mirror alone.  [default: the mirror, where there is one, first]"
+        None,
+        "--from",
+        help="Take the file from the hub, or the mirror, alone; a mirror's pin holds for both.  "
+        "[default: the mirror, where there is one, first]",
     ),
     accept_licence: list[str] = _ACCEPT,
 ) -> None:

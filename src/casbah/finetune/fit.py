@@ -28,7 +28,7 @@ from casbah.finetune.datamodule import TileDataModule
 from casbah.finetune.experiment import Experiment, digest, unknown, without_places
 from casbah.finetune.task import BuildingSegmentationTask, complete
 from casbah.finetune.tracking import Tracker, write_history
-from casbah.models import network
+from casbah.models import network, published
 from casbah.products.manifest import sha256_of
 from casbah.products.model import ModelBundle, Training
 from casbah.products.tiles import TileSet
@@ -90,6 +90,7 @@ class _Run:
         settings = _settings(experiment, tiles, seed, max_labels)
         arguments = settings["model"]["init_args"]
         _check_units(arguments, settings["data"]["init_args"], experiment.source)
+        _check_task(settings["model"], experiment.source)
         weights.check(arguments.get("model_args") or {}, experiment.source)
         cli = _parse(settings, experiment.source)
         self.experiment, self.tiles, self.seed = experiment, tiles, seed
@@ -121,6 +122,16 @@ class _Run:
         if isinstance(self.task, BuildingSegmentationTask):
             return complete(arguments["model_factory"], given | {"num_classes": 2}, self.data, self.task.upsample)
         return given
+
+
+def _check_task(model: Mapping[str, Any], where: str) -> None:
+    """`InputError` where a task that builds its own network asks for weights that have to be checked when they load."""
+    listed = published.wanted(model["init_args"].get("model_args") or {})
+    if listed is not None and "BuildingSegmentationTask" not in model["class_path"]:
+        raise InputError(
+            f"{where}: {model['class_path']} would download {listed.entry.name} by itself, unchecked: set "
+            "model.class_path to casbah.finetune.BuildingSegmentationTask, or pretraining to false"
+        )
 
 
 def _check_units(model: Mapping[str, Any], data: Mapping[str, Any], where: str) -> None:

@@ -239,7 +239,7 @@ def complete(factory: str, model_args: dict[str, Any], data: Any, upsample: int 
     """
     bands, info = data.band_names, data.tile_set.info
     if factory == graph.FACTORY:
-        filled = graph.arguments_of(bands, data.statistics.mean, data.statistics.std)
+        filled = graph.arguments_of(bands, data.statistics)
     else:
         filled = _filled(factory, model_args, bands, data.layout, info, upsample)
     for key, value in filled.items():

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from casbah import weights
+from casbah.addresses import shown
 from casbah.errors import CasbahError, InputError, WorldError
 from casbah.models import published
 from casbah.products.manifest import sha256_of
@@ -27,11 +28,11 @@ class HubFile(NamedTuple):
 
 
 def pretraining(model_args: Mapping[str, Any]) -> str | None:
-    """What a backbone that the manifest does not list starts from, for the bundle; None for random weights.
+    """What a backbone starts from, for the bundle, where nothing better is known; None for random weights.
 
     What a listed one starts from is known when it is loaded (`starts_from` of the network).
     """
-    wanted = _wanted(model_args)
+    wanted = published.asked_for(model_args)
     if not wanted:
         return None
     file = model_args.get("backbone_ckpt_path")
@@ -51,9 +52,10 @@ def check(model_args: Mapping[str, Any], where: str) -> None:
     file = model_args.get("backbone_ckpt_path")
     if file is not None and not Path(file).is_file():
         raise InputError(f"{where}: model_args.backbone_ckpt_path names {file}, which is no file")
-    if not _wanted(model_args) or file is not None:
+    listed = published.wanted(model_args)
+    if not published.asked_for(model_args) or file is not None:
         return
-    if (listed := published.wanted(model_args)) is not None:
+    if listed is not None:
         _check_listed(listed.entry, model_args, where)
         return
     found = _hub_file(model_args)
@@ -66,9 +68,8 @@ def check(model_args: Mapping[str, Any], where: str) -> None:
         return  # which file another hub model needs is known to its builder alone, and it fails at once when offline
     endpoint = weights.hub_endpoint()
     if fault := weights.unanswered(endpoint):
-        raise WorldError(
-            f"{wanted} are not in the local cache, and {endpoint} does not answer ({fault}): {_remedy(model_args)}"
-        )
+        away = f"{shown(endpoint)} does not answer ({fault})"
+        raise WorldError(f"{wanted} are not in the local cache, and {away}: {_remedy(model_args)}")
 
 
 def _check_listed(entry: weights.Published, model_args: Mapping[str, Any], where: str) -> None:
@@ -77,11 +78,6 @@ def _check_listed(entry: weights.Published, model_args: Mapping[str, Any], where
         weights.check_available(entry.name)
     except CasbahError as error:
         raise type(error)(f"{where}: {error}; or set model_args.{_switch(model_args)} to false") from None
-
-
-def _wanted(model_args: Mapping[str, Any]) -> Any:
-    """What the experiment says about pretraining; SMPModelFactory, which alone takes a `model`, does it by default."""
-    return model_args.get("backbone_pretrained", model_args.get("pretrained", "model" in model_args))
 
 
 def _switch(model_args: Mapping[str, Any]) -> str:
@@ -105,7 +101,7 @@ def _hub_file(model_args: Mapping[str, Any]) -> HubFile | None:
     from terratorch.models.backbones.prithvi_vit import pretrained_weights
     from terratorch.registry import BACKBONE_REGISTRY
 
-    backbone, wanted = str(model_args.get("backbone")), _wanted(model_args)
+    backbone, wanted = str(model_args.get("backbone")), published.asked_for(model_args)
     entry = pretrained_weights.get(backbone.removeprefix("terratorch_"))
     if entry:
         return HubFile(entry["hf_hub_id"], (entry["hf_hub_filename"],))

@@ -12,7 +12,7 @@ from casbah import weights
 from casbah.errors import InputError
 from casbah.models.published_file import read_state
 from casbah.models.published_layouts import LAYOUTS, Bands, Converted, described, recognised
-from casbah.weights.local import digests_of
+from casbah.products.manifest import sha256_of
 
 SHOWN = 3
 """Names that an error lists of those that do not fit."""
@@ -51,28 +51,44 @@ class Wanted:
         return self.file or weights.path(self.entry.name)
 
 
-def wanted(model_args: Mapping[str, Any]) -> Wanted | None:
-    """What the arguments of a TerraTorch factory ask for; None for no pretraining, or none that the manifest lists.
+def asked_for(model_args: Mapping[str, Any]) -> Any:
+    """What an experiment says about pretraining: false, true, or on what.
 
     SMPModelFactory, which alone takes a `model`, pretrains unless it is told not to, and on ImageNet unless it is told
     on what.
     """
-    smp = "model" in model_args
-    asked = model_args.get("pretrained", True) if smp else model_args.get("backbone_pretrained", False)
+    return model_args.get("pretrained", True) if "model" in model_args else model_args.get("backbone_pretrained", False)
+
+
+def wanted(model_args: Mapping[str, Any]) -> Wanted | None:
+    """What the arguments of a TerraTorch factory ask for; None for no pretraining, or none that the manifest lists.
+
+    `InputError` where they name a file of weights and ask for no pretraining.
+    """
+    smp, file = "model" in model_args, model_args.get("backbone_ckpt_path")
+    asked = asked_for(model_args)
+    if file and not asked:
+        # Some builders would load it all the same, and leave out what does not fit without a word.
+        raise InputError(
+            f"model_args.backbone_ckpt_path names {file}, and backbone_pretrained is not true: set it to true, or "
+            "leave the file out"
+        )
     if not asked or (smp and asked not in (True, "imagenet")):
         return None
     entry = weights.serving(str(model_args.get("backbone")), smp)
     if entry is None:
         return None
-    file = model_args.get("backbone_ckpt_path")
     bands = model_args.get("bands" if smp else "backbone_bands")
     return Wanted(entry, Path(file) if file else None, bands)
 
 
 def origin(wanted: Wanted, file: Path, match: Match) -> str:
     """What a network started from, for people and for its bundle."""
-    where = file.name if wanted.file else f"{wanted.entry.source}, {wanted.entry.file}"
-    return f"{where} (sha256 {digests_of(file).sha256[:16]}): {match}"
+    if wanted.file:
+        return f"{file.name} (sha256 {sha256_of(file)[:16]}): {match}"
+    facts = weights.LocalStore().facts(wanted.entry)
+    assert facts is not None, "a file that the store gave has facts"
+    return f"{wanted.entry.source}, {wanted.entry.file} (sha256 {facts.sha256[:16]}): {match}"
 
 
 def load(module: nn.Module, backbone: str, file: Path, bands: Bands = None) -> Match:
@@ -80,7 +96,7 @@ def load(module: nn.Module, backbone: str, file: Path, bands: Bands = None) -> M
 
     Args:
         module: The backbone, from random weights.
-        backbone: Its name, as experiments write it.
+        backbone: Its name as experiments write it, or that of its entry in the manifest.
         file: Published weights; read without running code.
         bands: Names of the channels that the backbone takes, or of those of each modality; None for those of the file
             in their order.

@@ -89,7 +89,12 @@ def _prithvi(state: State, module: nn.Module, bands: Bands) -> Converted:
     theirs, ours = [convert(band) for band in theirs], [convert(band) for band in ours]
     kernel = next(value for name, value in state.items() if name.endswith("patch_embed.proj.weight"))
     target = there.patch_embed.proj.weight
-    if kernel.shape[1] != len(theirs) or kernel.shape[2:] != target.shape[2:] or len(kernel) != len(target):
+    if kernel.shape[1] != len(theirs):
+        raise InputError(
+            f"its first kernels take {kernel.shape[1]} bands in place of the published file's {len(theirs)}, and "
+            "which is which can't be told"
+        )
+    if kernel.shape[2:] != target.shape[2:] or len(kernel) != len(target):
         # The filter would leave random numbers there; the comparison of shapes tells the person instead.
         return Converted({name.removeprefix("encoder."): value for name, value in state.items()}, own={"pos_embed"})
     adapter = isinstance(there, PrithviViTAdapter)

@@ -1,6 +1,7 @@
 """One file over HTTP: it goes on where an earlier attempt stopped, and says at once where nobody answers."""
 
 import os
+import re
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -64,11 +65,10 @@ def download(address: str, file: Path, title: str) -> Origin:
     `WorldError` where the server refuses, or brings nothing in `ATTEMPTS` attempts; what has come is kept.
     """
     state = file.parent / STATE
-    pause, empty, fault = FIRST_PAUSE, 0, ""
+    pause, empty, fault, most = FIRST_PAUSE, 0, "", _size(file)
     while empty < ATTEMPTS:
         if fault:
             time.sleep(pause)
-        before = _size(file)
         try:
             return _attempt(address, file, state, title)
         except UnreachableError as error:
@@ -79,7 +79,9 @@ def download(address: str, file: Path, title: str) -> Origin:
             fault = str(error)
         except HTTPError as error:
             fault = words(error)
-        empty, pause = (0, FIRST_PAUSE) if _size(file) > before else (empty + 1, pause * 2)
+        # More than ever before: a server that begins anew each time, and is cut each time, brings nothing.
+        empty, pause = (0, FIRST_PAUSE) if _size(file) > most else (empty + 1, pause * 2)
+        most = max(most, _size(file))
     raise WorldError(
         f"{shown(address)} failed {ATTEMPTS} times in a row ({fault}); {_size(file) / 1e6:,.1f} MB of {title} are "
         "kept, and the same command goes on from there"
@@ -114,10 +116,13 @@ def _attempt(address: str, file: Path, state: Path, title: str) -> Origin:
                 f"{shown(address)} answered {status}: the file is not there, or not for everyone; look at its page, or "
                 "let HF_ENDPOINT name a hub that has it"
             )
-        start = have if status == 206 and _goes_on(response, have) else 0
+        start = have if status == 206 else 0
         length = response.headers.get("Content-Length")
-        if length is not None:
-            origin = origin.model_copy(update={"bytes": start + int(length)})
+        whole = _whole(response, have) if status == 206 else (int(length) if length else None)
+        if whole is not None:
+            if origin.bytes is not None and whole != origin.bytes:
+                raise _RetryableError(f"it has {whole} bytes in place of the {origin.bytes} that the hub names")
+            origin = origin.model_copy(update={"bytes": whole})
         check_space(file.parent, int(length) if length else None)
         state.write_text(origin.model_dump_json(), encoding="utf-8")
         _receive(response, file, start, origin.bytes, title)
@@ -207,8 +212,12 @@ def _bare(address: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def _goes_on(response: BaseHTTPResponse, have: int) -> bool:
-    return response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+def _whole(response: BaseHTTPResponse, have: int) -> int | None:
+    """Bytes of the whole file of which a part comes, None where they are not told; the part has to begin at `have`."""
+    said = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if said is None or int(said[1]) != have:
+        raise _RetryableError("it sent another part than the one that was asked for")
+    return None if said[2] == "*" else int(said[2])
 
 
 def _kept(state: Path, address: str) -> Origin | None:

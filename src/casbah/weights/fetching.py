@@ -10,7 +10,7 @@ import urllib3
 
 from casbah import progress
 from casbah.addresses import shown
-from casbah.errors import InputError, WorldError
+from casbah.errors import InputError, WorldError, unwritable
 from casbah.storage import Location
 from casbah.weights import download, mirror
 from casbah.weights.local import VARIABLE, Facts, LocalStore, check_digests, check_space, digests_of
@@ -37,7 +37,7 @@ def fetch(name: str, *, source: Source | None = None, accept: Iterable[str] = ()
 
     Args:
         name: An entry of the manifest, or a backbone that it serves.
-        source: `hub` or `mirror`, in place of the mirror first.
+        source: `hub` or `mirror`, in place of the mirror first. A mirror's pin holds for a file from the hub too.
         accept: Non-commercial licences that the person accepts, by name; remembered beside the store.
 
     Raises:
@@ -70,8 +70,11 @@ def add(name: str, file: Path, *, accept: Iterable[str] = ()) -> Path:
     if not file.is_file():
         raise InputError(f"{file} is no file; the published {entry.file} is wanted")
     _check_accepted(entry, _licences(entry, store, accept))
-    with store.at_work(entry):
+    try:
         found = digests_of(file)
+    except OSError as error:
+        raise unwritable(error)(f"{file} can't be read: {error.strerror or error}") from None
+    with store.at_work(entry):
         check_digests(entry, found, store.pin(entry), str(file))
         partial = _empty_partial(entry, store)
         check_space(partial, found.bytes)
@@ -132,8 +135,8 @@ def _licences(entry: Published, store: LocalStore, accept: Iterable[str]) -> boo
                 f"{licence!r} is the name of no licence to be accepted here; "
                 + (f"{entry.name} is under {entry.licence!r}" if entry.non_commercial else "leave it out")
             )
-        store.root.mkdir(parents=True, exist_ok=True)
-        store.accept(licence)
+        with store.at_work(entry):
+            store.accept(licence)
     return store.accepted(entry.licence)
 
 

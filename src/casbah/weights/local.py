@@ -134,13 +134,13 @@ class LocalStore:
             if other.name != entry.file:
                 other.unlink()
         (partial / FACTS).write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        if self.pin(entry) is None:  # before the file counts, so that none does without
+            self._set_pin(entry, Pin(sha256=digests.sha256, revision=revision))
         old = self.root / f".{entry.name}.old-{uuid4().hex[:8]}"
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
-        if self.pin(entry) is None:
-            self._set_pin(entry, Pin(sha256=digests.sha256, revision=revision))
         return self.file(entry)
 
     @contextmanager

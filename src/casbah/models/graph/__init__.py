@@ -6,7 +6,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from numpy.typing import ArrayLike
+from casbah.errors import InputError
+from casbah.models.normalisation import Normalisation
 
 FACTORY = "UrbanGraphSAGEFactory"
 """What an experiment says under `model_factory`."""
@@ -21,14 +22,18 @@ def register() -> None:
     MODEL_FACTORY_REGISTRY.register(UrbanGraphSAGEFactory)
 
 
-def arguments_of(bands: Sequence[str], mean: ArrayLike, std: ArrayLike) -> dict[str, Any]:
+def arguments_of(bands: Sequence[str], normalisation: Normalisation) -> dict[str, Any]:
     """What the data decide of the factory's arguments, as plain values that YAML holds.
 
-    `bands` are ESA's names; `mean` and `std` (periods, bands) are what images are normalised with, reflectance x 10000.
+    `bands` are ESA's names. `InputError` where images are stretched before they are standardised: indices are made of
+    reflectance, which mean and deviation alone do not give back then.
     """
-    import numpy as np
-
-    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    if normalisation.low is not None:
+        raise InputError(
+            f"{FACTORY} makes indices of reflectance, and the normalisation ({normalisation.source}) cuts it off: set "
+            "data.init_args.normalisation to train"
+        )
+    mean, std = normalisation.mean, normalisation.std
     return {
         "bands": list(bands),
         "periods": len(mean),
