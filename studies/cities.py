@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pisa import ATTRIBUTION, FOLDS, VAL_FRACTION, VINTAGE, data_of, stage
+from pisa import FOLDS, VAL_FRACTION, data_of, scene_and_labels, stage
 
 from casbah.errors import CasbahError, InputError
 from casbah.evaluate.cases import check_unseen
@@ -146,7 +146,8 @@ class _Study:
 
     def __init__(self, arguments: argparse.Namespace, known: Iterable[str]) -> None:
         self.output, self.experiment = arguments.output, arguments.experiment
-        settings = arguments.set if arguments.set is not None else QUICK * (self.experiment == "boosted_pixels")
+        quick = QUICK if self.experiment == "boosted_pixels" else ()
+        settings = quick if arguments.set is None else arguments.set
         self.settings = [word for setting in settings for word in ("--set", setting)]
         self.cities = tuple(arguments.cities or known)
         if strange := set(self.cities) - set(known):
@@ -207,7 +208,8 @@ class Towns(_Study):
 class Pisa(_Study):
     """One real city on two dates, each date held out from a model of the other, on blocks held out as well."""
 
-    ways = tuple(way for way in WAYS if not way.few)  # the few blocks would be ground that the other date is trained on
+    # The few blocks choose rounds and threshold on the date that is trained: they are no new ground to train on.
+    ways = tuple(way for way in WAYS if not way.few)
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         super().__init__(arguments, DATES)
@@ -227,14 +229,8 @@ class Pisa(_Study):
             yield Part(self.model(trained / f"fold_{fold}"), tiles, frozenset(blocks["test"]), few, "val")
 
     def tiles(self, date: str, normalise: str) -> Path:
-        place, footprints = self.output / date, self.data / "footprints" / "pisa"
-        area = footprints / "labelled_area.geojson"
-        catalogue = ("--stac", self.data / "sentinel-2" / "catalog.json", "--level", "L1C")
-        day = ("--start", DATES[date], "--end", DATES[date])
-        stage(place / "scene", "ingest", "--aoi", area, *catalogue, *day)
-        words = ("--licence", "CC-BY-4.0", "--attribution", ATTRIBUTION, "--vintage", VINTAGE)
-        source = ("--source", footprints / "buildings.gpkg", "--labelled-area", area)
-        stage(place / "labels", "label", "--scene", place / "scene", *source, *words)
+        place = self.output / date
+        scene_and_labels(place, self.data, ("--start", DATES[date], "--end", DATES[date]))
         sizes = ("--tile-size", TILE_SIZE, "--folds", FOLDS, "--val-fraction", VAL_FRACTION)
         tiles = place / f"tiles_{normalise}"
         pair = ("--scene", place / "scene", "--labels", place / "labels")
@@ -302,9 +298,9 @@ def _table(table: Mapping[str, Mapping[Way, Outcome]], title: str) -> str:
         lines.append(f"| {way.words} | {' | '.join(cells)} | {whole} | {difference} |")
     lines += [
         "",
-        "Building IoU. Every row of a column is scored on the same blocks, none of which chose anything (but ",
+        "Building IoU. Every row of a column is scored on the same blocks, none of which chose anything (but in the "
+        "rows that are not to be had). Thresholds, in the order of the rows:",
     ]
-    lines[-1] += "in the rows that are not to be had). Thresholds, in the order of the rows:"
     for city in cities:
         lines.append(f"- {city}: {', '.join(_thresholds(found) for found in table[city].values())}")
     return "\n".join([*lines, ""])

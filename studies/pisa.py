@@ -103,14 +103,8 @@ def data_of(shared: Path) -> Path:
 
 def _make(row: Row, data: Path, output: Path, settings: list[str]) -> None:
     """Run every stage of a row that has not left its product yet."""
-    place, footprints = output / row.dates, data / "footprints" / "pisa"
-    area = footprints / "labelled_area.geojson"
-    scene, labels, tiles = place / "scene", place / "labels", row.tiles(output)
-    catalogue = ("--stac", data / "sentinel-2" / "catalog.json", "--level", "L1C")
-    stage(scene, "ingest", "--aoi", area, *catalogue, *DATES[row.dates])
-    words = ("--licence", "CC-BY-4.0", "--attribution", ATTRIBUTION, "--vintage", VINTAGE)
-    source = ("--source", footprints / "buildings.gpkg", "--labelled-area", area)
-    stage(labels, "label", "--scene", scene, *source, *words)
+    scene, labels = scene_and_labels(output / row.dates, data, DATES[row.dates])
+    tiles = row.tiles(output)
     sizes = ("--tile-size", TILE_SIZE, "--folds", FOLDS, "--val-fraction", VAL_FRACTION)
     stage(tiles, "tile", "--scene", scene, "--labels", labels, *sizes, *LABELS[row.labels])
     settings = [] if row.experiment in TREES else settings
@@ -120,6 +114,18 @@ def _make(row: Row, data: Path, output: Path, settings: list[str]) -> None:
         config = ("--config", row.experiment, "--resume", *overrides)
         stage(model, "finetune", *config, "--tiles", tiles / f"fold_{fold}")
     stage(row.evaluation(output), "evaluate", "--model", row.models(output), "--tiles", tiles)
+
+
+def scene_and_labels(place: Path, data: Path, days: tuple[str, ...]) -> tuple[Path, Path]:
+    """The scene of these days and its footprints, below `place`."""
+    scene, labels, footprints = place / "scene", place / "labels", data / "footprints" / "pisa"
+    area = footprints / "labelled_area.geojson"
+    catalogue = ("--stac", data / "sentinel-2" / "catalog.json", "--level", "L1C")
+    stage(scene, "ingest", "--aoi", area, *catalogue, *days)
+    words = ("--licence", "CC-BY-4.0", "--attribution", ATTRIBUTION, "--vintage", VINTAGE)
+    source = ("--source", footprints / "buildings.gpkg", "--labelled-area", area)
+    stage(labels, "label", "--scene", scene, *source, *words)
+    return scene, labels
 
 
 def stage(product: Path, name: str, *options: object) -> None:

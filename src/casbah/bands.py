@@ -43,6 +43,9 @@ BANDS: tuple[Band, ...] = (
 
 BAND_NAMES: tuple[str, ...] = tuple(band.name for band in BANDS)
 
+TEN_BANDS: tuple[str, ...] = tuple(band.name for band in BANDS if band.resolution < 60)
+"""Those of 10 and 20 m, which SatMAE and Galileo take."""
+
 REFLECTANCE_SCALE = 10_000
 """Stored integers are reflectance x 10000."""
 

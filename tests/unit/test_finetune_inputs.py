@@ -9,7 +9,7 @@ from builders import make_tiles
 from numpy.typing import NDArray
 
 import casbah.finetune
-from casbah.bands import BAND_NAMES, BOA_OFFSET
+from casbah.bands import BAND_NAMES, BOA_OFFSET, TEN_BANDS
 from casbah.errors import InputError
 from casbah.finetune import inputs
 from casbah.models import torchvision_cure
@@ -118,7 +118,7 @@ def test_the_table_of_statistics_is_that_of_terratorch() -> None:
 
 def test_satmaes_eight_bit_images_are_those_of_the_published_code(shared: Path) -> None:
     stored = np.load(shared / "reference" / "satmae_tiny" / "fixtures.npz")
-    found = normalised(inputs.of_backbone("satmae", inputs.TEN_BANDS, 1, "L1C"), stored["dn"][:, None])
+    found = normalised(inputs.of_backbone("satmae", TEN_BANDS, 1, "L1C"), stored["dn"][:, None])
     observed = stored["dn"] != 0
     np.testing.assert_allclose(found[:, 0][observed], stored["input"][observed], atol=1e-6)
 
@@ -126,7 +126,7 @@ def test_satmaes_eight_bit_images_are_those_of_the_published_code(shared: Path) 
 def test_galileos_input_is_that_of_the_published_code(shared: Path) -> None:
     stored = np.load(shared / "reference" / "galileo_nano" / "fixtures.npz")
     images = np.moveaxis(stored["dn_64"], (3, 4), (1, 2))  # (n, rows, cols, dates, bands) -> (n, dates, bands, …)
-    found = normalised(inputs.of_backbone("galileo", inputs.TEN_BANDS, 1, "L1C"), images)
+    found = normalised(inputs.of_backbone("galileo", TEN_BANDS, 1, "L1C"), images)
     wanted = np.moveaxis(stored["normalised_64"], (3, 4), (1, 2))
     np.testing.assert_allclose(found[images != 0], wanted[images != 0], atol=1e-5)
 
@@ -166,8 +166,8 @@ def test_a_bundle_keeps_the_numbers(tiles: TileSet) -> None:
     ):
         again = Normalisation.from_dict(json.loads(json.dumps(made.as_dict(), allow_nan=False)))
         np.testing.assert_array_equal(normalised(made, images), normalised(again, images))
-    ten = inputs.of_backbone("satmae", inputs.TEN_BANDS, 2, "L2A")
-    index = [BAND_NAMES.index(name) for name in inputs.TEN_BANDS]
+    ten = inputs.of_backbone("satmae", TEN_BANDS, 2, "L2A")
+    index = [BAND_NAMES.index(name) for name in TEN_BANDS]
     again = Normalisation.from_dict(json.loads(json.dumps(ten.as_dict(), allow_nan=False)))
     np.testing.assert_array_equal(normalised(ten, images[:, :, index]), normalised(again, images[:, :, index]))
 
@@ -227,3 +227,53 @@ def test_pretrained_weights_in_other_units_are_an_error(
 
 def test_tiles_know_the_month_of_each_period(tiles: TileSet) -> None:
     assert tiles.info.months == (6, 7)
+
+
+def test_the_figures_of_another_level_and_a_month_that_nobody_knows_are_said(tiles: TileSet) -> None:
+    info = tiles.info
+    assert inputs.caveats("prithvi_v2", "prithvi_eo_v2_300", info) == []
+    assert inputs.caveats("galileo", "galileo_nano", info) == [
+        "the figures of galileo are of level L1C, the tiles of level L2A"
+    ]
+    own = info.model_copy(update={"level": "L1C"})
+    assert inputs.caveats("galileo", "galileo_nano", own) == []
+    for months in ((), (6, None)):
+        (said,) = inputs.caveats("galileo", "galileo_nano", own.model_copy(update={"months": months}))
+        assert "is told June" in said
+
+
+def test_published_figures_are_refused_for_scenes_that_were_brought_to_a_common_mean(tmp_path: Path) -> None:
+    common = make_tiles(tmp_path / "common", normalise="scene")
+    module = casbah.finetune.TileDataModule(tiles=str(common.path), normalisation="prithvi_v2", layout="frames")
+    with pytest.raises(InputError, match=r"made with --normalise scene, and .* expects reflectance as it was seen"):
+        module.setup("fit")
+    casbah.finetune.TileDataModule(tiles=str(common.path)).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "more"),
+    [
+        ("satmae", "satmae_vit_tiny", {}),
+        ("scalemae", "scalemae_vit_tiny", {}),
+        ("prithvi_v2", "prithvi_eo_v2_tiny_tl", {}),
+        ("terramind_v1", "terramind_v1_tiny", {"modalities": ["S2L2A"]}),
+        ("galileo", "galileo_nano", {"months": [1], "patch_size": 8}),
+    ],
+)
+def test_the_patches_of_the_table_are_those_of_the_backbones(name: str, backbone: str, more: dict[str, object]) -> None:
+    from casbah.models import backbones, network
+
+    with network.quiet():
+        backbones.register()
+        import terratorch.models  # noqa: F401 - fills the registry
+        from terratorch.registry import BACKBONE_REGISTRY
+
+        found = BACKBONE_REGISTRY.build(backbone, **more)
+    kernels = {tuple(module.kernel_size)[-2:] for module in found.modules() if hasattr(module, "kernel_size")}
+    shapes = {value.shape[-1] for value in found.parameters() if value.ndim >= 4}
+    sides = {side for kernel in kernels for side in kernel} | shapes
+    if sides:
+        assert inputs.pretraining(name, "L2A").patch in sides
+    else:  # TerraMind embeds flattened patches
+        projection = next(value for key, value in found.named_parameters() if "proj.weight" in key)
+        assert projection.shape[1] == len(BAND_NAMES) * inputs.pretraining(name, "L2A").patch ** 2

@@ -323,6 +323,9 @@ def test_a_town_of_another_character_lies_elsewhere_and_looks_another_way(town: 
         bands[name] = {"ground": numbers[cover == 0].mean(), "roofs": numbers[cover > 80].mean()}
     assert bands["hazy"]["ground"] > bands["plain"]["ground"]
     assert bands["hazy"]["roofs"] < bands["plain"]["roofs"]
+    seen = Character(gain=0.8, haze=0.05).seen(ACQUISITIONS[0])
+    assert seen.gain == pytest.approx(0.8 * ACQUISITIONS[0].gain)
+    assert seen.haze == pytest.approx(0.05 + ACQUISITIONS[0].haze)
 
 
 @pytest.mark.parametrize("character", [{"south": 90}, {"gain": 0}, {"haze": 1}, {"roofs": float("nan")}])

@@ -10,6 +10,7 @@ import pytest
 import rasterio
 from builders import cover_of, houses, make_labels, make_scene, make_tiles, write_raster
 
+from casbah.errors import InputError
 from casbah.grid import Grid
 from casbah.products.labels import LabelSet
 from casbah.products.scene import Scene
@@ -336,7 +337,7 @@ def test_scenes_that_are_normalised_have_the_same_moments_whatever_the_air(two_c
     for split in SPLITS:
         assert np.array_equal(tiles.split(split).images == 0, plain.split(split).images == 0), "nodata stays nodata"
     stored = tiles.statistics["scenes"]
-    assert (stored["scene"]["of"], stored["harbour"]["of"]) == ("train", "all")
+    assert (stored["scene"]["of"], stored["harbour"]["of"]) == ("train", "test")
     assert np.allclose(stored["harbour"]["mean"], moments(plain, "harbour", "test")[0])
     assert "scenes" not in plain.statistics
 
@@ -381,8 +382,28 @@ def test_a_few_labels_of_the_test_city_go_to_train_as_whole_blocks(two_cities, t
     assert len(learned) < len(tested)
     assert learned | tested == set(none.info.blocks["test"])
     assert no_pixel_in_two_splits(few)
+    with pytest.raises(InputError, match=r"--few-labels 0\.001 of the \d+ blocks of 'harbour' with tiles is none"):
+        tile(**two_cities, output=tmp_path / "fewer", test_scene="harbour", few_labels=0.001, **WHOLE)
     more = tile(**two_cities, output=tmp_path / "more", test_scene="harbour", few_labels=0.5, **WHOLE)
     assert learned < set(more.info.blocks["train"]), "what was learned from stays so when the share grows"
+
+
+def test_the_scored_blocks_of_a_city_tell_nothing_to_its_few_blocks_that_are_learned_from(two_cities, tmp_path: Path):
+    given = {"test_scene": "harbour", "few_labels": 0.4, "normalise": "scene", **WHOLE}
+    tiles = tile(**two_cities, output=tmp_path / "t", **given)
+    assert tiles.statistics["scenes"]["harbour"]["of"] == "train"
+    scene = Scene.open(two_cities["scenes"][1])
+    images, size = scene.reflectance(), tiles.info.tile_size
+    tested = tiles.split("test").table
+    for _, row in tested[tested["scene"] == "harbour"].iterrows():
+        part = (..., slice(row.tile_row, row.tile_row + size), slice(row.tile_col, row.tile_col + size))
+        images[part] = np.where(images[part] == 0, 0, 9000)
+    copy_scene(scene, tmp_path / "brighter" / "harbour", scene.grid, images, scene.valid())
+    rename_item(tmp_path / "brighter" / "harbour", str(scene.item["id"]))
+    changed = two_cities | {"scenes": [two_cities["scenes"][0], tmp_path / "brighter" / "harbour"]}
+    other = tile(**changed, output=tmp_path / "other", **given)
+    assert not np.array_equal(other.split("test").images, tiles.split("test").images)
+    assert np.array_equal(other.split("train").images, tiles.split("train").images)
 
 
 def rename_item(path: Path, name: str) -> None:

@@ -17,7 +17,7 @@ from casbah.errors import InputError
 from casbah.finetune.experiment import ENSEMBLE, TOP_LEVEL, Experiment, digest, read, without_places
 from casbah.products.evaluation import Evaluation
 from casbah.products.manifest import sha256_of
-from casbah.products.model import TUNED, ModelBundle
+from casbah.products.model import ModelBundle, note_tuned
 
 FINETUNE = "from casbah.cli import main; main()"
 
@@ -155,7 +155,7 @@ def _training(run: Run, part: Part, members: Sequence[Run | None], needs: tuple[
             output.parent.mkdir(parents=True, exist_ok=True)
             (place / "model").replace(output)
         if run.trials and part.fold is not None:
-            _note_tuned(run, name, output)
+            note_tuned(run.model, run.trials, [ModelBundle.open(output, verify=False)])
         _write_note(note, {"key": wanted(), "model": _digest(output), "device": device})
 
     suffix = "" if part.fold is None else f", fold {part.fold}"
@@ -189,15 +189,6 @@ def _tune_words(run: Run, part: Part, place: Path) -> list[str]:
     words += ["--max-labels", str(run.budget)] if run.budget is not None else []
     seed = "seed_everything" if run.row.experiment.is_network else "seed"
     return words + [word for one in (*run.row.overrides, f"{seed}={run.seed}") for word in ("--set", one)]
-
-
-def _note_tuned(run: Run, name: str, output: Path) -> None:
-    """Say beside the folds' models that each has settings of its own, since each was tuned by itself."""
-    file = run.model / TUNED
-    found = _note(file)
-    configs = found.get("configs", {}) if found.get("trials") == run.trials else {}
-    configs[name] = ModelBundle.open(output, verify=False).training.config
-    _write_note(file, {"trials": run.trials, "configs": configs})
 
 
 def _scoring(run: Run, ground: Ground, needs: tuple[Job, ...]) -> Job:

@@ -1,7 +1,6 @@
 """Which model is scored on which tiles: one pair, or one pair a fold; and that they fit and nothing leaks."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from casbah.blocks import seen_among
 from casbah.errors import InputError
 from casbah.models.on_tiles import check_fit
 from casbah.products.manifest import MANIFEST, read_manifest
-from casbah.products.model import TUNED, ModelBundle
+from casbah.products.model import ModelBundle, tuned
 from casbah.products.tiles import SPLITS, TileFolds, TileSet, holds_folds
 
 NAMED = 3
@@ -92,11 +91,11 @@ def _folds(model: Path, tiles: Path) -> Cases:
         )
     _check_no_surplus(model, folds)
     cases = tuple(Case(ModelBundle.open(model / f"fold_{k}"), tile_set, k) for k, tile_set in enumerate(folds.folds))
-    tuned = _tuned(model, cases)
-    if tuned is None:
+    trials = tuned(model, [case.model for case in cases])
+    if trials is None:
         _check_one_experiment(cases)
     digest = _digest_of(model) or joined_digest([case.model for case in cases])
-    return Cases(cases, digest, folds.digest, tuned)
+    return Cases(cases, digest, folds.digest, trials)
 
 
 def joined_digest(models: Sequence[ModelBundle]) -> str:
@@ -125,20 +124,6 @@ def _check_one_experiment(cases: tuple[Case, ...]) -> None:
                 f"configuration than {first.path} ({first.training.experiment}, seed {first.training.seed}): the folds "
                 "of one evaluation are trained from one YAML, with one seed"
             )
-
-
-def _tuned(model: Path, cases: tuple[Case, ...]) -> int | None:
-    """Among how many trials each fold's settings were looked for, on that fold alone; None where they were not.
-
-    `InputError` where the note that says so is of other models than those that lie beside it.
-    """
-    if not (model / TUNED).is_file():
-        return None
-    note = json.loads((model / TUNED).read_text(encoding="utf-8"))
-    of_models = {f"fold_{case.fold}": case.model.training.config for case in cases}
-    if note.get("configs") != of_models:
-        raise InputError(f"{model / TUNED} is not about the models beside it: tune them again")
-    return int(note["trials"])
 
 
 def _digest_of(model: Path) -> str | None:

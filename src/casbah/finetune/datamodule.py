@@ -226,6 +226,7 @@ class TileDataModule(LightningDataModule):
         """What images are normalised with; `InputError` where tiles are in other units, or a band has no figures."""
         tiles = self.tile_set
         inputs.check_units(tiles)
+        inputs.check_as_seen(tiles, self.normalisation)
         if self.normalisation == inputs.TRAIN:
             return inputs.of_tiles(tiles, self.band_names)
         if self.normalisation == inputs.IMAGENET:

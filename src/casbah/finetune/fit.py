@@ -89,7 +89,7 @@ class _Run:
         capacity.check_accelerator(experiment)
         settings = _settings(experiment, tiles, seed, max_labels)
         arguments = settings["model"]["init_args"]
-        _check_units(arguments, settings["data"]["init_args"], experiment.source)
+        _check_pretrained(arguments, settings["data"]["init_args"], experiment.source)
         _check_task(settings["model"], experiment.source)
         weights.check(arguments.get("model_args") or {}, experiment.source)
         cli = _parse(settings, experiment.source)
@@ -97,6 +97,7 @@ class _Run:
         self.trainer, self.task = cli.trainer, cli.model
         self.data: TileDataModule = cli.datamodule
         self.data.take(tiles)
+        _ = self.data.statistics  # refuses units, bands and figures that training would stop at
         if isinstance(self.task, BuildingSegmentationTask) and self.data.soft_targets:
             self.task.criterion.check_soft_targets()
         _check_epochs(cli.trainer, experiment.source)
@@ -134,7 +135,7 @@ def _check_task(model: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _check_units(model: Mapping[str, Any], data: Mapping[str, Any], where: str) -> None:
+def _check_pretrained(model: Mapping[str, Any], data: Mapping[str, Any], where: str) -> None:
     """`InputError` where pretrained weights are asked for and their input would come in other units."""
     normalisation = data.get("normalisation", inputs.TRAIN)
     inputs.check_pretrained(str(model.get("model_factory")), model.get("model_args") or {}, normalisation, where)

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from casbah.bands import BOA_OFFSET
+from casbah.bands import BAND_NAMES, BOA_OFFSET, TEN_BANDS
 from casbah.errors import InputError
 from casbah.models.normalisation import Normalisation
-from casbah.products.tiles import TileSet
+from casbah.products.tiles import TileInfo, TileSet
 
 HLS_NAMES = {
     "B01": "COASTAL_AEROSOL",
@@ -33,8 +33,6 @@ HLS_NAMES = {
 
 RGB = ("B04", "B03", "B02")
 PRITHVI_BANDS = ("B02", "B03", "B04", "B8A", "B11", "B12")
-TERRAMIND_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
-TEN_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of red, green and blue in 0..1, as torchvision and timm publish them."""
@@ -43,7 +41,7 @@ VISUAL = {"L1C": 3558.0, "L2A": 2000.0}
 """Reflectance x 10000 that is 255 in ESA's 8-bit true-colour images (Sentinel-2 products specification, TCI)."""
 
 UNKNOWN_MONTH = 6
-"""What Galileo was told where it did not know the month (June); scenes of different months in one TileSet."""
+"""June: what Galileo's own inference takes where the month is not known (arXiv 2502.09356's code, month index 5)."""
 
 TRAIN, IMAGENET = "train", "imagenet"
 
@@ -53,8 +51,8 @@ class Pretraining:
     """What one backbone was pretrained on.
 
     `mean` and `std` per band in the published units: reflectance x 10000 plus `offset`, or, where `deviations` or
-    `visual` say so, of the stretched image in 0..1. `level` is the only one that the figures are for, where there are
-    two rows of a name. `size` and `patch` in pixels.
+    `visual` say so, of the stretched image in 0..1. `level` is that of the images the figures are of, None where nobody
+    says. `size` (of an image) and `patch` in pixels.
     """
 
     bands: tuple[str, ...]
@@ -83,6 +81,7 @@ PRETRAINING: dict[str, tuple[Pretraining, ...]] = {
             "reflectance x 10000",
             size=224,
             patch=16,
+            level="L2A",
         ),
     ),
     "prithvi_v2": (
@@ -94,11 +93,12 @@ PRETRAINING: dict[str, tuple[Pretraining, ...]] = {
             "reflectance x 10000",
             size=224,
             patch=16,
+            level="L2A",
         ),
     ),
     "terramind_v1": (
         Pretraining(
-            TERRAMIND_BANDS,
+            BAND_NAMES,
             (
                 1390.458,
                 1503.317,
@@ -134,7 +134,7 @@ PRETRAINING: dict[str, tuple[Pretraining, ...]] = {
             level="L2A",
         ),
         Pretraining(
-            TERRAMIND_BANDS,
+            BAND_NAMES,
             (
                 2357.089,
                 2137.385,
@@ -250,6 +250,7 @@ PRETRAINING: dict[str, tuple[Pretraining, ...]] = {
             size=96,
             patch=8,
             deviations=2.0,
+            level="L1C",
         ),
     ),
 }
@@ -286,7 +287,7 @@ def family(backbone: str) -> Family | None:
 
 
 def pretraining(name: str, level: str) -> Pretraining:
-    """The row of a normalisation's name for tiles of a level (L1C, L2A)."""
+    """The row of a normalisation's name for tiles of a level (L1C, L2A); its first where it has none of that level."""
     rows = PRETRAINING[name]
     return next((row for row in rows if row.level == level), rows[0])
 
@@ -370,9 +371,33 @@ def of_imagenet(tiles: TileSet, bands: Sequence[str]) -> Normalisation:
     return Normalisation(mean, std, source, low=low, high=high)
 
 
+def caveats(normalisation: str, backbone: str, info: TileInfo) -> list[str]:
+    """What a person has to know of the input of a backbone on these tiles, a sentence each."""
+    found = []
+    row = pretraining(normalisation, info.level) if normalisation in PRETRAINING else None
+    if row and row.level not in (None, info.level):
+        found.append(f"the figures of {normalisation} are of level {row.level}, the tiles of level {info.level}")
+    known = family(backbone)
+    if known and known.dates == "months" and not all(info.months or (None,)):
+        found.append(f"the tiles do not say one month for each date, so {backbone} is told June where it is not known")
+    return found
+
+
+def check_as_seen(tiles: TileSet, normalisation: str) -> None:
+    """`InputError` where published figures would be taken for scenes that were brought to a common mean."""
+    if normalisation != TRAIN and tiles.info.normalise != "none":
+        raise InputError(
+            f"{tiles.path} was made with --normalise {tiles.info.normalise}, and data.init_args.normalisation "
+            f"{normalisation} expects reflectance as it was seen: set it to {TRAIN}, or make the tiles without it"
+        )
+
+
 def check_units(tiles: TileSet) -> None:
     """`InputError` where what the tiles hold is no reflectance x 10000: an 8-bit image, or reflectance in 0..1."""
-    brightest = float(np.nanmax(np.asarray(tiles.statistics["high"], np.float64)))
+    # Scenes that were brought to a common mean are judged by what they were before.
+    scenes = [scene["high"] for scene in tiles.statistics.get("scenes", {}).values() if "high" in scene]
+    highs = [np.nanmax(np.asarray(high, np.float64)) for high in scenes or [tiles.statistics["high"]]]
+    brightest = float(min(highs))
     if brightest <= 255:
         raise InputError(
             f"the brightest band of {tiles.path} has its 99th percentile at {brightest:g}: that is an 8-bit image or "

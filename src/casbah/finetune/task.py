@@ -17,6 +17,7 @@ from casbah.finetune.experiment import check_range
 from casbah.finetune.loss import MOST_UNMAPPED, BuildingLoss, PixelLoss
 from casbah.models import graph, network
 from casbah.products.tiles import TileInfo
+from casbah.progress import say
 
 STEPS = 200
 """Probabilities are counted in steps of 1 / 200 while training; the threshold of a bundle is chosen more finely."""
@@ -161,6 +162,8 @@ class BuildingSegmentationTask(SemanticSegmentationTask):
             return
         data = self.trainer.datamodule
         inputs.check_pretrained(self.factory, self.model_args, data.normalisation, "the experiment")
+        for caveat in inputs.caveats(data.normalisation, str(self.model_args.get("backbone")), data.tile_set.info):
+            say(caveat)
         self.model_args = complete(self.factory, self.model_args, data, self.upsample)
         torch.manual_seed(data.seed)
         self.model = network.build(self.factory, self.model_args)

@@ -58,20 +58,21 @@ class Normalisation:
         """
         mean, scale = self.mean[:, :, None, None], (1 / self.std)[:, :, None, None]
         for image, target in zip(images, out, strict=True):
-            if self.low is None:
+            if self.low is None or self.high is None:
                 np.subtract(image, mean, out=target, dtype=np.float32)
             else:
-                np.subtract(self._stretched(image), mean, out=target, dtype=np.float32, casting="same_kind")
+                stretched = self._stretched(image, self.low, self.high)
+                np.subtract(stretched, mean, out=target, dtype=np.float32, casting="same_kind")
             target *= scale
             target[image == NODATA] = self.fill
 
-    def _stretched(self, image: NDArray[np.uint16]) -> NDArray[np.float64]:
+    def _stretched(
+        self, image: NDArray[np.uint16], lows: NDArray[np.float64], highs: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         """In float64: near the edge between two levels, float32 falls on the wrong side."""
-        if self.low is None or self.high is None:
-            return image.astype(np.float64)
         found = image.astype(np.float64)
-        stretched = ~np.isnan(self.low)
-        low, span = (part[stretched][:, None, None] for part in (self.low, self.high - self.low))
+        stretched = ~np.isnan(lows)
+        low, span = (part[stretched][:, None, None] for part in (lows, highs - lows))
         part = np.clip((found[stretched] - low) / span, 0, 1)
         found[stretched] = np.floor(part * self.levels) / self.levels if self.levels else part
         return found

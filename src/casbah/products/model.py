@@ -1,6 +1,7 @@
 """`ModelBundle`: a trained model with everything that a consumer needs to feed it rightly."""
 
 import json
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +12,7 @@ from casbah.errors import InputError
 from casbah.products.manifest import Product
 
 TUNED = "tuned.json"
-"""Beside models `fold_0` … that were each tuned on their own fold: `trials` among which settings were looked for, and
-`configs`, the digest of each fold's configuration."""
+"""Lies beside models `fold_0` … that were each tuned on their own fold; see `note_tuned`."""
 
 MEMBERS = "members"
 """The folder of an ensemble's bundle that holds the bundles of its members."""
@@ -114,3 +114,30 @@ class ModelBundle(Product):
                 raise InputError(f"{self.path} lacks its member {name}: copy the whole directory or train it again")
             found[name] = ModelBundle.open(self.path / MEMBERS / name, verify=False)
         return found
+
+
+def note_tuned(directory: Path, trials: int, models: Iterable["ModelBundle"]) -> None:
+    """Say beside the models of folds that each has settings of its own, looked for among `trials` on its fold alone.
+
+    The note holds `trials` and, by the name of each model's directory, the digest of its configuration. Those of a
+    fold that is tuned later are added; a note of other trials is replaced.
+    """
+    file = directory / TUNED
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    configs = before.get("configs", {}) if before.get("trials") == trials else {}
+    configs |= {model.path.name: model.training.config for model in models}
+    file.write_text(json.dumps({"trials": trials, "configs": configs}, indent=2) + "\n", encoding="utf-8")
+
+
+def tuned(directory: Path, models: Iterable["ModelBundle"]) -> int | None:
+    """Among how many trials each model's settings were looked for (see `note_tuned`); None where they were not.
+
+    `InputError` where the note is of other models than these.
+    """
+    file = directory / TUNED
+    if not file.is_file():
+        return None
+    note = json.loads(file.read_text(encoding="utf-8"))
+    if note.get("configs") != {model.path.name: model.training.config for model in models}:
+        raise InputError(f"{file} is not about the models beside it: tune them again")
+    return int(note["trials"])

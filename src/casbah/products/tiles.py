@@ -141,9 +141,12 @@ class TileSet(Product):
     @cached_property
     def statistics(self) -> dict[str, Any]:
         """From train alone: `mean`, `std`, `low` and `high` (1st and 99th percentile) as (periods, bands), in
-        reflectance x 10000 over observed pixels; `pixels` (observed, same shape), `building_share` of the
-        labelled pixels. `scenes`, where scenes were normalised: name -> `mean`, `std` and `pixels` from before, and
-        `of`, `train` where they are of its training tiles and `all` where they are of all its images."""
+        reflectance x 10000 over observed pixels; `pixels` (observed, same shape), `building_share` of the labelled
+        pixels.
+
+        Where scenes were normalised also `scenes`: name -> `mean`, `std`, `high` and `pixels` from before, and the
+        split that they are `of`: train, without training tiles val, and of a scene that is tested as a whole test.
+        """
         return json.loads((self.path / "statistics.json").read_text(encoding="utf-8"))
 
     def split(self, name: str) -> Split:

@@ -19,6 +19,7 @@ import casbah
 from casbah.addresses import shown
 from casbah.blocks import seen_among
 from casbah.errors import InputError
+from casbah.models.graph import FACTORY
 from casbah.products.evaluation import EvaluationMetrics
 from casbah.products.model import ModelBundle
 from casbah.progress import say
@@ -43,7 +44,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """What a registered model of each kind needs beside Casbah's own code, which travels with it."""
 
-FACTORY_REQUIREMENTS = {"UrbanGraphSAGEFactory": ("torch-geometric", "scikit-image", "scipy")}
+FACTORY_REQUIREMENTS = {FACTORY: ("torch-geometric", "scikit-image", "scipy")}
 """What networks of a model factory need on top."""
 
 

@@ -29,25 +29,21 @@ SPREAD = 1 / 3
 """Deviation as a share of the mean: a pixel three deviations below is then still above nodata."""
 
 
-def normalise(directory: Path, bands: Sequence[str], rows: Sequence[dict[str, Any]], test_scene: str) -> dict[str, Any]:
-    """Rewrite the images of all splits below `directory`; returns what each scene had: `mean`, `std`, `pixels`, `of`.
+def normalise(directory: Path, bands: Sequence[str], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Rewrite the images of all splits below `directory`; returns what each scene had: `mean`, `std`, `high` (99th
+    percentile), `pixels`, and the split that these are `of`.
 
-    `rows` are the tiles, with `scene`, `split` and `row`. A scene's statistics are those of its training tiles (`of`
-    is `train`), so that its test blocks tell nothing. A scene without any, and `test_scene` (its name, or empty), is a
-    city of which the images are all that is known: there they are those of all its tiles (`of` is `all`), of the images
-    alone.
+    `rows` are the tiles, with `scene`, `split` and `row`. A scene's statistics are those of its training tiles, without
+    any those of its validation tiles: its test blocks tell nothing then. A scene that is tested as a whole is a city of
+    which the images are all that is known: there they are those of its test tiles, of the images alone.
     """
     images = {split: np.load(directory / split / "images.npy", mmap_mode="r+") for split in SPLITS if _any(rows, split)}
     found = {}
     for scene in dict.fromkeys(row["scene"] for row in rows):
         own = [row for row in rows if row["scene"] == scene]
-        train = [row for row in own if row["split"] == "train"]
-        learned = bool(train) and scene != test_scene
-        parts = [images[row["split"]][row["row"]][None] for row in (train if learned else own)]
-        described = describe(parts)
-        found[scene] = {name: described[name] for name in ("mean", "std", "pixels")} | {
-            "of": "train" if learned else "all"
-        }
+        of = next(split for split in SPLITS if any(row["split"] == split for row in own))
+        described = describe([images[of][row["row"]][None] for row in own if row["split"] == of])
+        found[scene] = {name: described[name] for name in ("mean", "std", "high", "pixels")} | {"of": of}
         tables = _tables(bands, np.array(described["mean"]), np.array(described["std"]))
         for row in own:
             tile = images[row["split"]][row["row"]]

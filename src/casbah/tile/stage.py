@@ -227,7 +227,14 @@ def _whole_scene(
         number: splitting.refit(lattice, seed=choices.seed, val_fraction=choices.val_fraction)
         for number, lattice in enumerate(lattices)
     }
-    return assign | {chosen: splitting.few(lattices[chosen], seed=choices.seed, share=choices.few_labels)}
+    few = splitting.few(lattices[chosen], seed=choices.seed, share=choices.few_labels)
+    if choices.few_labels and not any(p.source == chosen and few(p.block) == "train" for p in kept):
+        blocks = sum(p.source == chosen for p in kept)
+        raise InputError(
+            f"--few-labels {choices.few_labels:g} of the {blocks} blocks of {name!r} with tiles is none of them: give "
+            "a larger share, or another --seed"
+        )
+    return assign | {chosen: few}
 
 
 def _check_filled(cut: Cut, found: Plan, lattices: Sequence[Lattice], choices: Choices) -> None:
@@ -322,9 +329,7 @@ class _Writing:
         """What the scenes' statistics were, where they are brought to the same ones."""
         if self.choices.normalise == "none":
             return {}
-        named = self.choices.test_scene
-        test = "" if named is None else self.sources[_number(named, self.sources)].name
-        return radiometry.normalise(draft.directory, self.sources[0].scene.bands, writer.rows, test)
+        return radiometry.normalise(draft.directory, self.sources[0].scene.bands, writer.rows)
 
     def _info(self, cut: Cut, writer: TileWriter, table: geopandas.GeoDataFrame) -> TileInfo:
         first, lattice = self.sources[0], self.lattices[0]

@@ -1,6 +1,5 @@
 """`tune`: the best settings of one experiment for one TileSet, or for every fold of a k-fold by itself."""
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from casbah.errors import InputError
 from casbah.finetune.experiment import read
 from casbah.products.manifest import check_target
-from casbah.products.model import TUNED, ModelBundle
+from casbah.products.model import ModelBundle, note_tuned
 from casbah.products.tiles import TileFolds, TileSet, holds_folds
 from casbah.seeds import checked_seed
 from casbah.tune import record
@@ -83,18 +82,10 @@ def tune(
                 variants=plan.variants,
             )
         results = tuple(run(plan, part, trainer, threads) for part in parts)
-    _note_tuned(trials, parts)
+        folds = [part.model for part in parts if part.name not in (None, "refit")]
+        if folds:
+            note_tuned(folds[0].parent, trials, [ModelBundle.open(model, verify=False) for model in folds])
     return results
-
-
-def _note_tuned(trials: int, parts: Sequence[Part]) -> None:
-    """Say beside the folds' models that each has settings of its own, since each was tuned by itself."""
-    folds = [part for part in parts if part.name is not None and part.name != "refit"]
-    if not folds:
-        return
-    configs = {part.name: ModelBundle.open(part.model, verify=False).training.config for part in folds}
-    note = json.dumps({"trials": trials, "configs": configs}, indent=2)
-    (folds[0].model.parent / TUNED).write_text(f"{note}\n", encoding="utf-8")
 
 
 def _parts(tiles: Path, output: Path) -> list[Part]:

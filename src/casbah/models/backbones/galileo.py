@@ -9,10 +9,11 @@ from timm.layers.patch_embed import PatchEmbedResamplerFixedOrigSize
 from torch import Tensor, nn
 from torch.nn import functional
 
+from casbah.bands import TEN_BANDS
 from casbah.errors import InputError
 from casbah.models.backbones import positions, transformer, windows
 
-BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+BANDS = TEN_BANDS
 NDVI = "NDVI"
 
 GROUPS = {

@@ -7,10 +7,11 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from casbah.bands import TEN_BANDS
 from casbah.errors import InputError
 from casbah.models.backbones import positions, transformer
 
-BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+BANDS = TEN_BANDS
 GROUPS = (("B02", "B03", "B04", "B08"), ("B05", "B06", "B07", "B8A"), ("B11", "B12"))
 """Bands of 10 m, bands of 20 m at the red edge, and short-wave infrared, as the paper's fMoW-Sentinel models."""
 
