@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -137,6 +138,15 @@ def test_a_driver_that_fails_means_no_gpu(tmp_path: Path, monkeypatch: pytest.Mo
     assert slots(None) == CPU
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """A shell that runs the tests in the background lets them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize("stubborn", [False, True], ids=["ends by itself", "ignores the signal"])
 def test_ctrl_c_ends_the_children_and_says_how_to_go_on(
     stubborn: bool, made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

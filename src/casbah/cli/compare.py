@@ -38,9 +38,9 @@ def compare(
 ) -> None:
     """Train every model of the study on the same tiles, and report them side by side.
 
-    Rows are tuned, stopped and ranked on validation; test scores are reported for all and decide nothing. A row that
-    fails stands in the report with why, and loses no other. What is finished is kept: the same command goes on after a
-    stop, and a changed YAML trains its own row alone. For example:
+    Rows are stopped, ranked and, with --trials, tuned on validation; test scores are reported for all and decide
+    nothing. A row that fails stands in the report with why, and loses no other. What is finished is kept: the same
+    command goes on after a stop, and a changed YAML trains its own row alone. For example:
 
         casbah compare --tiles build/tiles --output build/study
 
