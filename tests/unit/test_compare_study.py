@@ -469,7 +469,8 @@ def test_with_trials_every_fold_is_tuned_by_itself(tmp_path: Path, started: Star
     name = yaml_of(tmp_path, "one")
     compared(tmp_path, folds, [name], trials=2)
     for fold in range(2):
-        trials = json.loads((place / "tuning" / f"fold_{fold}" / "study.json").read_text())["trials"]
+        (study,) = (place / "tuning").glob(f"fold_{fold}-*/study.json")
+        trials = json.loads(study.read_text())["trials"]
         assert len(trials) == 2
         best = max(trial["iou"] for trial in trials)
         assert ModelBundle.open(place / "models" / f"fold_{fold}").metrics["validation"]["iou"] == best
@@ -482,3 +483,21 @@ def test_with_trials_every_fold_is_tuned_by_itself(tmp_path: Path, started: Star
     note.write_text(note.read_text().replace('"fold_0": "', '"fold_0": "x'))
     with pytest.raises(InputError, match=r"tuned\.json is not about the models beside it"):
         evaluate(model=place / "models", tiles=folds.path, output=tmp_path / "again")
+
+
+def test_with_trials_more_of_them_go_on_and_a_changed_experiment_is_tuned_anew(
+    tmp_path: Path, tiles: TileSet, started: Started
+) -> None:
+    place = tmp_path / "study" / "runs" / "one" / "seed_0-all" / "tuning"
+    name = yaml_of(tmp_path, "one")
+    compared(tmp_path, tiles, [name], trials=1)
+    (first,) = place.glob("*/study.json")
+    before = json.loads(first.read_text())["trials"]
+    compared(tmp_path, tiles, [name], trials=2)
+    assert json.loads(first.read_text())["trials"][:1] == before
+    yaml_of(tmp_path, "one", rounds=7)
+    started.clear()
+    done = compared(tmp_path, tiles, [name], trials=2)
+    assert not done.facts.failed
+    assert [words for words in started if "scores" not in words] == ["one, seed 0, all tiles"]
+    assert len(list(place.glob("*/study.json"))) == 2

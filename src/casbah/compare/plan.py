@@ -105,9 +105,12 @@ def plan(
 def key(run: Run, part: Part) -> str:
     """What a training depends on: the experiment's settings, the weights that it names, tiles, seed and budget; and how
     many trials its settings are looked for among, where they are."""
+    return digest([*_asked(run, part), *([run.trials] if run.trials else [])])
+
+
+def _asked(run: Run, part: Part) -> list[Any]:
     settings = without_places(run.row.experiment.settings)
-    tuning = [run.trials] if run.trials else []
-    return digest([settings, _weights(settings), part.tiles.digest, run.seed, run.budget, *tuning])
+    return [settings, _weights(settings), part.tiles.digest, run.seed, run.budget]
 
 
 def all_jobs(runs: Sequence[Run], ground: Ground) -> dict[Run, tuple[list[Job], Job]]:
@@ -140,7 +143,9 @@ def _part_name(part: Part) -> str:
 def _training(run: Run, part: Part, members: Sequence[Run | None], needs: tuple[Job, ...]) -> Job:
     name = _part_name(part)
     output = _bundle(run, part)
-    note, place = run.directory / f"{name}.json", run.directory / "tuning" / name
+    note = run.directory / f"{name}.json"
+    # Of its own for each that is asked for: a changed experiment is another study, more trials go on with the same.
+    place = run.directory / "tuning" / f"{name}-{digest(_asked(run, part))[:12]}"
 
     def wanted() -> list[str | None]:
         return [key(run, part), *(_digest(_bundle(row, part)) for row in members if row is not None)]
