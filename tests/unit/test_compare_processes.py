@@ -1,11 +1,14 @@
 """Jobs are processes of their own: one that dies loses itself and what needs it, and Ctrl-C leaves none behind."""
 
+import dataclasses
+import errno
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -168,3 +171,39 @@ def test_ctrl_c_ends_the_children_and_says_how_to_go_on(
     assert not any(psutil.pid_exists(child) for child in children)
     assert not jobs[2].log.exists()
     assert "run the same command again to go on" in capsys.readouterr().err
+
+
+def test_a_job_whose_result_the_disk_does_not_take_loses_itself_alone(made: Made) -> None:
+    def full(_: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "note.json")
+
+    lost = dataclasses.replace(made.job("lost", "pass"), keep=full)
+    other = made.job("other", "pass")
+    outcome = run([lost, other], CPU)
+    assert outcome.done == {other}
+    assert outcome.failed[lost] == (3, "note.json can't be written: No space left on device")
+
+
+def test_a_job_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    job = "from casbah.interruption import end_with_parent; import os, time; end_with_parent(); "
+    job += "print(os.getpid(), flush=True); time.sleep(120)"
+    log = tmp_path / "job.log"
+    parent = f"""
+import sys
+from pathlib import Path
+from casbah.compare.devices import Slot
+from casbah.compare.processes import Job, run
+run([Job("job", (sys.executable, "-c", {job!r}), Path({str(log)!r}), lambda: False, print)], [Slot("CPU")])
+"""
+    process = subprocess.Popen([sys.executable, "-c", parent])
+    until(lambda: log.is_file() and log.read_text().strip())
+    process.kill()
+    process.wait()
+    until(lambda: not psutil.pid_exists(int(log.read_text())))
+
+
+def until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

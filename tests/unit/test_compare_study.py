@@ -20,7 +20,7 @@ from casbah import experiments
 from casbah.cli import main
 from casbah.compare import compare, report, scoring_process
 from casbah.compare.ground import Ground
-from casbah.compare.plan import FINETUNE
+from casbah.compare.plan import CASBAH
 from casbah.compare.processes import Failure, Job, Outcome
 from casbah.compare.results import convergence
 from casbah.compare.rows import RANDOM, origin, study
@@ -89,13 +89,13 @@ def executed(job: Job) -> tuple[int, str]:
     said = io.StringIO()
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-        if job.command[2] == FINETUNE:
+        if job.command[2] == CASBAH:
             try:
                 main(list(job.command[3:]))
             except SystemExit as ended:
                 return int(ended.code or 0), said.getvalue()
             return 0, ""
-        return scoring_process.main(*map(Path, job.command[3:])), said.getvalue()
+        return scoring_process.main(job.command[3:]), said.getvalue()
 
 
 def yaml_of(folder: Path, name: str, rounds: int = 4, **settings: Any) -> str:
@@ -501,3 +501,51 @@ def test_with_trials_more_of_them_go_on_and_a_changed_experiment_is_tuned_anew(
     assert not done.facts.failed
     assert [words for words in started if "scores" not in words] == ["one, seed 0, all tiles"]
     assert len(list(place.glob("*/study.json"))) == 2
+
+
+def test_an_ensemble_learns_from_each_budget_with_members_that_are_rows_and_others(
+    tmp_path: Path, tiles: TileSet
+) -> None:
+    one, other = yaml_of(tmp_path, "one"), yaml_of(tmp_path, "other", rounds=6)
+    blend = tmp_path / "blend.yaml"
+    blend.write_text(f"kind: ensemble\nmembers: [{one}, {other}]\n")
+    done = compared(tmp_path, tiles, [one, str(blend)], budgets="8,all")
+    assert not done.facts.failed
+    assert {(row["experiment"], row["budget"]) for row in cells(done)} == {
+        (name, budget) for name in ("one", "blend") for budget in ("8", "all")
+    }
+
+
+def test_an_ensemble_is_made_anew_when_a_member_that_is_no_row_changed(
+    tmp_path: Path, tiles: TileSet, started: Started
+) -> None:
+    one, other = yaml_of(tmp_path, "one"), yaml_of(tmp_path, "other", rounds=6)
+    blend = tmp_path / "blend.yaml"
+    blend.write_text(f"kind: ensemble\nmembers: [{one}, {other}]\n")
+    compared(tmp_path, tiles, [one, str(blend)])
+    yaml_of(tmp_path, "other", rounds=7)
+    started.clear()
+    compared(tmp_path, tiles, [one, str(blend)])
+    assert [words for words in started if "scores" not in words] == ["blend, seed 0, all tiles"]
+
+
+def test_a_member_that_is_only_called_like_a_row_is_not_taken_for_it(tmp_path: Path, tiles: TileSet) -> None:
+    one, two = yaml_of(tmp_path, "one"), yaml_of(tmp_path, "two", rounds=6)
+    (tmp_path / "elsewhere").mkdir()
+    namesake = yaml_of(tmp_path / "elsewhere", "one", rounds=9)
+    blend = tmp_path / "blend.yaml"
+    blend.write_text(f"kind: ensemble\nmembers: [{namesake}, {two}]\n")
+    compared(tmp_path, tiles, [one, two, str(blend)])
+    place = tmp_path / "study" / "runs"
+    member = ModelBundle.open(place / "blend" / "seed_0-all" / "model").members["one"]
+    assert member.training.config != ModelBundle.open(place / "one" / "seed_0-all" / "model").training.config
+
+
+def test_folds_that_were_tuned_can_be_compared_as_they_stand_in_the_same_place(tmp_path: Path) -> None:
+    folds = make_tiles(tmp_path / "folds", folds=2)
+    name = yaml_of(tmp_path, "one")
+    for trials in (1, 0, 1):
+        done = compared(tmp_path, folds, [name], trials=trials)
+        assert not done.facts.failed
+        protocol = Evaluation.open(tmp_path / "study" / "runs" / "one" / "seed_0-all" / "test").metrics.protocol
+        assert ("settings too" in protocol) is bool(trials)

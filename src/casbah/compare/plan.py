@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from casbah import experiments
 from casbah.compare.ground import Ground, Part
 from casbah.compare.processes import Job
 from casbah.compare.rows import study
@@ -17,9 +18,9 @@ from casbah.errors import InputError
 from casbah.finetune.experiment import ENSEMBLE, TOP_LEVEL, Experiment, digest, read, without_places
 from casbah.products.evaluation import Evaluation
 from casbah.products.manifest import sha256_of
-from casbah.products.model import ModelBundle, note_tuned
+from casbah.products.model import ModelBundle
 
-FINETUNE = "from casbah.cli import main; main()"
+CASBAH = "from casbah.interruption import end_with_parent; end_with_parent(); from casbah.cli import main; main()"
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def all_jobs(runs: Sequence[Run], ground: Ground) -> dict[Run, tuple[list[Job], 
     of = {(run.row.name, run.seed, run.budget): run for run in runs}
     found: dict[Run, tuple[list[Job], Job]] = {}
     for run in sorted(runs, key=lambda run: bool(run.members)):  # members first
-        rows = [of.get((Path(name).stem, run.seed, run.budget)) for name in run.members]
+        rows = [_row_of(name, of.get((Path(name).stem, run.seed, run.budget))) for name in run.members]
         trainings = []
         for number, part in enumerate(ground.parts):
             needs = tuple(found[row][0][number] for row in rows if row is not None)
@@ -148,7 +149,8 @@ def _training(run: Run, part: Part, members: Sequence[Run | None], needs: tuple[
     place = run.directory / "tuning" / f"{name}-{digest(_asked(run, part))[:12]}"
 
     def wanted() -> list[str | None]:
-        return [key(run, part), *(_digest(_bundle(row, part)) for row in members if row is not None)]
+        named = zip(run.members, members, strict=True) if members else ()
+        return [key(run, part), *(_member(name, row, part) for name, row in named)]
 
     def finished() -> bool:
         found = _note(note)
@@ -159,13 +161,11 @@ def _training(run: Run, part: Part, members: Sequence[Run | None], needs: tuple[
             shutil.rmtree(output, ignore_errors=True)
             output.parent.mkdir(parents=True, exist_ok=True)
             (place / "model").replace(output)
-        if run.trials and part.fold is not None:
-            note_tuned(run.model, run.trials, [ModelBundle.open(output, verify=False)])
         _write_note(note, {"key": wanted(), "model": _digest(output), "device": device})
 
     suffix = "" if part.fold is None else f", fold {part.fold}"
     words = _tune_words(run, part, place) if run.tuned else _finetune_words(run, part, output, members)
-    command = (sys.executable, "-c", FINETUNE, *words)
+    command = (sys.executable, "-c", CASBAH, *words)
     return Job(f"{run.words}{suffix}", command, note.with_suffix(".log"), finished, keep, needs)
 
 
@@ -173,11 +173,28 @@ def _bundle(run: Run, part: Part) -> Path:
     return run.model if part.fold is None else run.model / _part_name(part)
 
 
+def _row_of(name: str, run: Run | None) -> Run | None:
+    """The run whose models an ensemble's member is, where the member names that very experiment."""
+    if run is None or run.row.config not in (name, str(Path(name).resolve())):
+        return None
+    return run
+
+
+def _member(name: str, run: Run | None, part: Part) -> str | None:
+    """What an ensemble depends on of a member: the model of a row, a model at a path, or an experiment's settings."""
+    if run is not None:
+        return _digest(_bundle(run, part))
+    if name not in experiments.names() and Path(name).is_dir():
+        place = Path(name)
+        return _digest(place) or digest([_digest(inner) for inner in sorted(place.glob("fold_*"))])
+    settings = without_places(read(name).settings)
+    return digest([settings, _weights(settings)])
+
+
 def _finetune_words(run: Run, part: Part, output: Path, members: Sequence[Run | None]) -> list[str]:
     words = ["finetune", "--config", run.row.config, "--tiles", str(part.tiles.path), "--output", str(output)]
     words += ["--seed", str(run.seed), "--resume"]
-    trained = members and all(row is not None for row in members)
-    words += ["--max-labels", str(run.budget)] if run.budget is not None and not trained else []
+    words += ["--max-labels", str(run.budget)] if run.budget is not None else []
     words += [word for one in run.row.overrides for word in ("--set", one)]
     if any(row is not None for row in members):
         models = [
@@ -200,7 +217,9 @@ def _scoring(run: Run, ground: Ground, needs: tuple[Job, ...]) -> Job:
     note = run.directory / "scores.json"
 
     def wanted() -> str:
-        return digest([ground.digest, [model.digest for model in bundles(run.model, ground)]])
+        # A trial that changes nothing leaves the model that an untuned row has, and another protocol.
+        tuning = [run.trials] if run.trials else []
+        return digest([ground.digest, [model.digest for model in bundles(run.model, ground)], *tuning])
 
     def finished() -> bool:
         found = _note(note)
@@ -212,7 +231,7 @@ def _scoring(run: Run, ground: Ground, needs: tuple[Job, ...]) -> Job:
         _write_note(note, {"key": wanted(), "evaluations": there, "device": device})
 
     command = (sys.executable, "-m", "casbah.compare.scoring_process")
-    words = (str(run.model), str(ground.path), str(run.directory))
+    words = (str(run.model), str(ground.path), str(run.directory), str(run.trials))
     return Job(f"{run.words}, scores", (*command, *words), note.with_suffix(".log"), finished, keep, needs)
 
 

@@ -110,7 +110,7 @@ def _start(job: Job, slot: Slot, at_once: int) -> _Running:
             # In a session of its own: Ctrl-C of the terminal reaches the parent alone, which ends its children.
             process = subprocess.Popen(
                 job.command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # closed by this process's end, which ends the job: `end_with_parent`
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
@@ -123,14 +123,26 @@ def _start(job: Job, slot: Slot, at_once: int) -> _Running:
 
 def _end(one: _Running, outcome: Outcome, progress: Task) -> None:
     code, took = one.process.returncode, f"{time.monotonic() - one.since:.0f} s"
-    if code == 0:
-        one.job.keep(one.slot.device)
+    failure = _kept(one) if code == 0 else _failure(code, one.job.log)
+    if failure is None:
         outcome.done.add(one.job)
         say(f"✓ {one.job.name}  {took}")
     else:
-        failure = outcome.failed[one.job] = _failure(code, one.job.log)
+        outcome.failed[one.job] = failure
         say(f"✗ {one.job.name}  {took}: {failure.why}")
     progress.advance(1, one.job.name)
+
+
+def _kept(one: _Running) -> Failure | None:
+    """Note that a job's result is there; the failure where the disk does not take it, which loses this job alone."""
+    try:
+        one.job.keep(one.slot.device)
+    except OSError as error:
+        place = error.filename or one.job.log.parent
+        return Failure(unwritable(error).exit_code, f"{place} can't be written: {error.strerror or error}")
+    except CasbahError as error:
+        return Failure(error.exit_code, str(error))
+    return None
 
 
 def _failure(code: int, log: Path) -> Failure:

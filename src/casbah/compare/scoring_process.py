@@ -1,27 +1,36 @@
-"""One process that scores a trained row: `python -m casbah.compare.scoring_process MODEL TILES OUTPUT`.
+"""One process that scores a trained row: `python -m casbah.compare.scoring_process MODEL TILES OUTPUT TRIALS`.
 
 Both splits and the maps in one go, since loading torch takes longer than scoring a few blocks.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from casbah.compare.ground import Ground
 from casbah.compare.shown import write_probabilities
 from casbah.errors import CasbahError
 from casbah.evaluate import evaluate
-from casbah.products.model import ModelBundle
+from casbah.interruption import end_with_parent
+from casbah.products.model import ModelBundle, note_tuned
 
 SPLITS = ("val", "test")
 SHOWN = "shown.npz"
 
 
-def main(model: Path, tiles: Path, output: Path) -> int:
-    """Write `OUTPUT/val`, `OUTPUT/test` and `OUTPUT/shown.npz`; the exit code is that of a command."""
+def main(words: Sequence[str]) -> int:
+    """Write `OUTPUT/val`, `OUTPUT/test` and `OUTPUT/shown.npz`; the exit code is that of a command.
+
+    `words` are MODEL, TILES, OUTPUT and TRIALS: those among which the settings of each fold's model were looked for, 0
+    for none.
+    """
+    (model, tiles, output), trials = map(Path, words[:3]), int(words[3])
     try:
+        ground = Ground.open(tiles)
+        if ground.folds:
+            note_tuned(model, trials, bundles(model, ground))
         for split in SPLITS:
             evaluate(model=model, tiles=tiles, output=output / split, split=split)
-        ground = Ground.open(tiles)
         write_probabilities(bundles(model, ground), ground, output / SHOWN)
     except CasbahError as error:
         print(f"casbah: {error}", file=sys.stderr)
@@ -36,4 +45,5 @@ def bundles(model: Path, ground: Ground) -> tuple[ModelBundle, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(Path, sys.argv[1:])))
+    end_with_parent()
+    sys.exit(main(sys.argv[1:]))

@@ -120,12 +120,8 @@ class _Plan:
         self.settings = _checked(order.experiment)
         self.members = _members(order, self.settings.members)
         bundling.check_split(order.tiles, order.tiles.split("val"))
-        trained = [member.name for member in self.members if member.bundle is not None]
-        if trained and order.max_labels is not None:
-            raise InputError(
-                f"{order.experiment.source}: {trained[0]} is trained already, so max_labels can't be set for it: name "
-                "its experiment in its place, or leave max_labels out"
-            )
+        if order.max_labels is not None:
+            self._check_labels(order.max_labels)
         self.config: dict[str, Any] = self.settings.model_dump(mode="json") | {
             "members": [member.name for member in self.members],
             "seed": order.seed,
@@ -133,6 +129,16 @@ class _Plan:
             "configs": {member.name: member.config for member in self.members},
         }
         self.digest = digest(self.config)
+
+    def _check_labels(self, wanted: int) -> None:
+        """`InputError` where a member that is trained already learned from another number of tiles."""
+        for member in self.members:
+            had = wanted if member.bundle is None else member.bundle.manifest.parameters.get("max_labels")
+            if had != wanted:
+                raise InputError(
+                    f"{self.order.experiment.source}: max_labels is {wanted}, and {member.name} is trained already, on "
+                    f"{had or 'all'} tiles: name its experiment in its place, or leave max_labels out"
+                )
 
     @property
     def described(self) -> dict[str, Any]:

@@ -175,8 +175,9 @@ def experiment_list(value: object) -> list[str]:
         value = parsed if isinstance(parsed, list) else [str(parsed)]
     if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
         raise InputError(f'experiments is {value!r}; a JSON list of names is wanted, such as ["unet_scratch_small"]')
-    if len(set(value)) < len(value):
-        raise InputError(f"experiments names one twice: {', '.join(value)}")
+    called = [PurePosixPath(urlsplit(name).path).stem for name in value]
+    if twice := sorted({name for name in called if called.count(name) > 1}):
+        raise InputError(f"experiments names {twice[0]} twice: {', '.join(map(shown, value))}")
     return value
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from casbah.errors import InputError
+from casbah.errors import InputError, unwritable
 from casbah.products.manifest import Product
 
 TUNED = "tuned.json"
@@ -119,14 +119,20 @@ class ModelBundle(Product):
 def note_tuned(directory: Path, trials: int, models: Iterable["ModelBundle"]) -> None:
     """Say beside the models of folds that each has settings of its own, looked for among `trials` on its fold alone.
 
-    The note holds `trials` and, by the name of each model's directory, the digest of its configuration. Those of a
-    fold that is tuned later are added; a note of other trials is replaced.
+    The note holds `trials` and, by the name of each model's directory, the digest of its configuration. With 0 trials
+    there is none, and an earlier one is taken away. `WorldError` where it can't be written.
     """
     file = directory / TUNED
-    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    configs = before.get("configs", {}) if before.get("trials") == trials else {}
-    configs |= {model.path.name: model.training.config for model in models}
-    file.write_text(json.dumps({"trials": trials, "configs": configs}, indent=2) + "\n", encoding="utf-8")
+    partial = file.with_name(f".{TUNED}.partial")
+    configs = {model.path.name: model.training.config for model in models}
+    try:
+        if not trials:
+            file.unlink(missing_ok=True)
+            return
+        partial.write_text(json.dumps({"trials": trials, "configs": configs}, indent=2) + "\n", encoding="utf-8")
+        partial.replace(file)
+    except OSError as error:
+        raise unwritable(error)(f"{file} could not be written: {error.strerror or error}") from error
 
 
 def tuned(directory: Path, models: Iterable["ModelBundle"]) -> int | None:

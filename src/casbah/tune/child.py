@@ -1,37 +1,23 @@
-"""The process of one trial: `casbah finetune`, or the check before the first, ended as soon as its parent is gone.
-
-A training whose parent was killed would go on beside the one that repeats it, and both write the same bundle.
-"""
+"""The process of one trial: `casbah finetune`, or the check before the first, ended as soon as its parent is gone."""
 
 import json
-import os
 import sys
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ORPHANED = 129
-"""Exit code of a process whose parent is gone."""
+from casbah.interruption import end_with_parent
 
 
 def main(arguments: list[str]) -> None:
     """Run `casbah` with these arguments, or `check` what a JSON text describes."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     if arguments[0] == "check":
         _check(json.loads(arguments[1]))
         return
     from casbah.cli import main as casbah
 
     casbah(arguments)
-
-
-def _end_with_parent() -> None:
-    """Wait until the pipe that the parent holds is closed, which its death does too."""
-    # Not sys.stdin, whose lock a thread that still waits would hold when Python ends.
-    while os.read(0, 1024):
-        pass
-    os._exit(ORPHANED)
 
 
 def _check(asked: Mapping[str, Any]) -> None:
