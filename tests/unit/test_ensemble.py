@@ -14,9 +14,10 @@ from safetensors.numpy import load_file, save_file
 from casbah import models, scoring
 from casbah.errors import InputError
 from casbah.evaluate import evaluate, select
-from casbah.finetune import ensemble, finetune
+from casbah.finetune import checkpoints, ensemble, finetune
 from casbah.finetune.experiment import read
 from casbah.grid import Grid
+from casbah.models import torchvision_cure
 from casbah.products.model import ModelBundle
 from casbah.products.tiles import TileFolds, TileSet
 from casbah.register.stage import _requirements
@@ -211,6 +212,30 @@ def test_finished_members_and_a_finished_ensemble_are_kept(
     again = finetune(resume=True, **options)
     assert "model was trained before, and is kept" in capsys.readouterr().err
     assert again.manifest.created == bundle.manifest.created
+
+
+def test_a_member_keeps_its_checkpoints_elsewhere_than_the_same_experiment_alone(
+    tiles: TileSet, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both may train at the same time, and each clears away what is not its own."""
+    mirrors: list[str | None] = []
+
+    def told(*given: Any) -> Any:
+        spot = checkpoints.place(*given)
+        mirrors.append(str(spot.remote).rpartition("/")[0])
+        raise KeyboardInterrupt
+
+    torchvision_cure.apply()
+    monkeypatch.setattr("casbah.finetune.fit.place", told)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    blend = blend_of(tmp_path / "blend.yaml", place / "unet.yaml", place / "green.yaml")
+    for config in (blend, place / "unet.yaml"):
+        with pytest.raises(KeyboardInterrupt):
+            finetune(config=config, tiles=tiles.path, output=tmp_path / "model")
+    assert mirrors[0] != mirrors[1] == "s3://casbah/checkpoints"
+    assert str(mirrors[0]).startswith("s3://casbah/checkpoints/")
 
 
 def test_an_ensemble_of_another_model_of_the_same_name_is_made_anew(

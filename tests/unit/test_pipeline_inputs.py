@@ -143,7 +143,7 @@ def test_experiments_are_read_from_json_and_from_commas(value: object) -> None:
     assert inputs.experiment_list(value) == ["a", "b"]
 
 
-@pytest.mark.parametrize("value", ["", [], [1], '["a", "a"]', {"a": 1}, "[]"])
+@pytest.mark.parametrize("value", ["", [], [1], '["a", "a"]', '["a", "s3://b/a.yaml"]', {"a": 1}, "[]"])
 def test_a_list_of_experiments_that_can_not_run_is_an_input_error(value: object) -> None:
     with pytest.raises(InputError, match="experiments"):
         inputs.experiment_list(value)

@@ -212,6 +212,14 @@ class Place:
                 folder.rmdir()
 
 
+def mirror() -> Location | None:
+    """Where runs mirror their checkpoints by default; None where the environment names no store.
+
+    Keys alone name none: without an endpoint they are Amazon's, where the bucket `casbah` is somebody's.
+    """
+    return Location(BUCKET, "checkpoints") if Store.configured() and endpoint() is not None else None
+
+
 def place(checkpoints: str | Path | None, output: Path, key: str) -> Place:
     """Where the run `key` (see `run_key`) keeps its checkpoints.
 
@@ -221,11 +229,8 @@ def place(checkpoints: str | Path | None, output: Path, key: str) -> Place:
     """
     beside = output.parent / f".{output.name}.checkpoints" / key[:16]
     if checkpoints is None:
-        # Keys alone name no store to mirror to: without an endpoint they are Amazon's, where the bucket `casbah` is
-        # somebody's.
-        named = Store.configured() and endpoint() is not None
-        remote = Location(BUCKET, f"checkpoints/{key}") if named else None
-        return Place(beside, remote, keep=False)
+        shared = mirror()
+        return Place(beside, shared / key if shared else None, keep=False)
     if "://" in str(checkpoints):
         return Place(beside, Location.parse(str(checkpoints)) / key, keep=False)
     directory = Path(checkpoints)

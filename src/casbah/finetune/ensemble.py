@@ -23,6 +23,7 @@ from casbah.bands import BAND_NAMES
 from casbah.errors import InputError
 from casbah.experiments import names
 from casbah.finetune import bundling, kinds
+from casbah.finetune.checkpoints import mirror, run_key
 from casbah.finetune.experiment import ENSEMBLE, Experiment, digest, read, unknown
 from casbah.finetune.kinds import Delivery, Order
 from casbah.finetune.tracking import Tracker
@@ -86,7 +87,8 @@ def train(order: Order, to: Delivery) -> ModelBundle:
     workplace = to.output.parent / f".{to.output.name}.{MEMBERS}"
     tracker, status = Tracker(to.name, plan.described), "FAILED"
     try:
-        bundles = {member.name: _trained(member, workplace, to) for member in plan.members}
+        checkpoints = plan.checkpoints(to)
+        bundles = {member.name: _trained(member, workplace, to, checkpoints) for member in plan.members}
         start = time.monotonic()  # of the blend alone: each member brings its own seconds, also from before a stop
         found = _chances(bundles, tiles)
         masks = np.asarray(tiles.split("val").masks)
@@ -157,6 +159,13 @@ class _Plan:
             if member.bundle is not None and member.bundle.path.resolve() == output.resolve():
                 raise InputError(f"{output} is the member {member.name} itself; name another output for the ensemble")
 
+    def checkpoints(self, to: Delivery) -> str | Path | None:
+        """Where members keep theirs: not where the same experiment, trained alone at the same time, keeps its own."""
+        shared = mirror()
+        if to.checkpoints is not None or shared is None:
+            return to.checkpoints
+        return str(shared / run_key(self.digest, self.order.tiles.digest))
+
     def is_of(self, bundle: ModelBundle) -> bool:
         """Whether a bundle holds the very models that this plan takes as they are."""
         inside = bundle.members
@@ -226,14 +235,14 @@ def _of_bundle(path: Path, order: Order) -> Member:
     return Member(bundle.training.experiment, bundle.training.config, bundle=bundle)
 
 
-def _trained(member: Member, workplace: Path, to: Delivery) -> ModelBundle:
+def _trained(member: Member, workplace: Path, to: Delivery, checkpoints: str | Path | None) -> ModelBundle:
     """The bundle of a member, trained where it is not yet."""
     if member.order is None:
         assert member.bundle is not None
         return member.bundle
     kind = kinds.of(member.order.experiment)
     own = Delivery(
-        workplace / member.name, f"{to.name}/{member.name}", to.resume, to.checkpoints if kind.checkpoints else None
+        workplace / member.name, f"{to.name}/{member.name}", to.resume, checkpoints if kind.checkpoints else None
     )
     return kind.train(member.order, own)
 
