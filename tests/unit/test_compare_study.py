@@ -320,6 +320,19 @@ def test_a_row_that_ran_from_random_weights_says_so_whatever_it_is_called(tmp_pa
     assert said("small", None)[0] == "Prithvi-EO-2.0 ViT-L, cut to 4 blocks, width 192"
 
 
+def test_an_ensemble_says_what_its_members_were_pretrained_on(tmp_path: Path, tiles: TileSet) -> None:
+    trees = make_bundle(tmp_path / "trees", tiles)
+    network = make_bundle(tmp_path / "network", tiles, kind="network", pretrained="ibm-nasa-geospatial/Prithvi")
+    (network.path / "config.yaml").write_text("model: {init_args: {model_args: {backbone: prithvi_eo_v2_300}}}\n")
+
+    def of(*members: ModelBundle) -> Any:
+        training = SimpleNamespace(kind="ensemble", weights_origin="ensemble of two")
+        return SimpleNamespace(training=training, members={str(member.path): member for member in members})
+
+    assert origin(of(trees, network))[:2] == ("–", "HLS time series, global")
+    assert origin(of(trees, trees))[:2] == ("–", "–"), "trees start from nothing"
+
+
 @pytest.mark.parametrize(
     ("history", "monitor", "expected"),
     [

@@ -12,6 +12,8 @@ SMALL = "_small"
 
 RANDOM = "random weights"
 
+NONE = "–"
+
 
 class Pretraining(NamedTuple):
     """How a backbone is called in print (empty: as it is registered), and what its published weights have seen."""
@@ -63,9 +65,13 @@ def origin(model: ModelBundle) -> Origin:
     """What a model is built on and started from, by its own bundle: the experiment's intention counts for nothing."""
     training = model.training
     if training.kind == "trees":
-        return Origin("–", "–", training.weights_origin)
+        return Origin(NONE, NONE, training.weights_origin)
+    if training.kind == "ensemble":
+        seen = dict.fromkeys(origin(member).pretrained_on for member in model.members.values())
+        data = [one for one in seen if one not in (RANDOM, NONE)]
+        return Origin(NONE, "; ".join(data) or (RANDOM if RANDOM in seen else NONE), training.weights_origin)
     arguments = _model_args(model)
-    backbone = str(arguments.get("backbone") or "–").removeprefix("terratorch_")
+    backbone = str(arguments.get("backbone") or NONE).removeprefix("terratorch_")
     known = next((facts for name, facts in BACKBONES.items() if backbone.startswith(name)), None)
     title = ((known.title if known else "") or backbone) + _cut(arguments)
     if training.pretrained is None:
