@@ -16,7 +16,9 @@ import pytest
 
 from casbah.compare import devices, processes
 from casbah.compare.devices import Slot, slots
+from casbah.compare.plan import CASBAH
 from casbah.compare.processes import Job, run
+from casbah.interruption import ORPHANED
 
 CPU = [Slot("CPU")]
 
@@ -200,6 +202,11 @@ run([Job("job", (sys.executable, "-c", {job!r}), Path({str(log)!r}), lambda: Fal
     process.kill()
     process.wait()
     until(lambda: not psutil.pid_exists(int(log.read_text())))
+
+
+def test_the_commands_of_a_study_end_with_their_parent() -> None:
+    command = [sys.executable, "-c", CASBAH, "--help"]
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == ORPHANED
 
 
 def until(true: Callable[[], object]) -> None:

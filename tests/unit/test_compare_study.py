@@ -496,6 +496,9 @@ def test_with_trials_every_fold_is_tuned_by_itself(tmp_path: Path, started: Star
     note.write_text(note.read_text().replace('"fold_0": "', '"fold_0": "x'))
     with pytest.raises(InputError, match=r"tuned\.json is not about the models beside it"):
         evaluate(model=place / "models", tiles=folds.path, output=tmp_path / "again")
+    note.write_text("")
+    with pytest.raises(InputError, match=r"tuned\.json can't be read"):
+        evaluate(model=place / "models", tiles=folds.path, output=tmp_path / "again")
 
 
 def test_with_trials_more_of_them_go_on_and_a_changed_experiment_is_tuned_anew(

@@ -265,10 +265,10 @@ def test_the_patches_of_the_table_are_those_of_the_backbones(name: str, backbone
 
     with network.quiet():
         backbones.register()
-        import terratorch.models  # noqa: F401 - fills the registry
-        from terratorch.registry import BACKBONE_REGISTRY
+        import terratorch.models
+        import terratorch.registry
 
-        found = BACKBONE_REGISTRY.build(backbone, **more)
+        found = terratorch.registry.BACKBONE_REGISTRY.build(backbone, **more)
     kernels = {tuple(module.kernel_size)[-2:] for module in found.modules() if hasattr(module, "kernel_size")}
     shapes = {value.shape[-1] for value in found.parameters() if value.ndim >= 4}
     sides = {side for kernel in kernels for side in kernel} | shapes

@@ -9,13 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from casbah import experiments
 from casbah.compare.ground import Ground, Part
 from casbah.compare.processes import Job
 from casbah.compare.rows import study
 from casbah.compare.scoring_process import SHOWN, SPLITS, bundles
 from casbah.errors import InputError
-from casbah.finetune.experiment import ENSEMBLE, TOP_LEVEL, Experiment, digest, read, without_places
+from casbah.finetune.experiment import ENSEMBLE, TOP_LEVEL, Experiment, digest, names_model, read, without_places
 from casbah.products.evaluation import Evaluation
 from casbah.products.manifest import sha256_of
 from casbah.products.model import ModelBundle
@@ -110,6 +109,7 @@ def key(run: Run, part: Part) -> str:
 
 
 def _asked(run: Run, part: Part) -> list[Any]:
+    """All that a training depends on but the number of trials, which may grow in one study."""
     settings = without_places(run.row.experiment.settings)
     return [settings, _weights(settings), part.tiles.digest, run.seed, run.budget]
 
@@ -184,7 +184,7 @@ def _member(name: str, run: Run | None, part: Part) -> str | None:
     """What an ensemble depends on of a member: the model of a row, a model at a path, or an experiment's settings."""
     if run is not None:
         return _digest(_bundle(run, part))
-    if name not in experiments.names() and Path(name).is_dir():
+    if names_model(name):
         place = Path(name)
         return _digest(place) or digest([_digest(inner) for inner in sorted(place.glob("fold_*"))])
     settings = without_places(read(name).settings)

@@ -13,6 +13,7 @@ SMALL = "_small"
 RANDOM = "random weights"
 
 NONE = "–"
+"""Printed where there is nothing to name."""
 
 
 class Pretraining(NamedTuple):

@@ -21,10 +21,9 @@ from safetensors.numpy import save
 from casbah import models, scoring
 from casbah.bands import BAND_NAMES
 from casbah.errors import InputError
-from casbah.experiments import names
 from casbah.finetune import bundling, kinds
 from casbah.finetune.checkpoints import mirror, run_key
-from casbah.finetune.experiment import ENSEMBLE, Experiment, digest, read, unknown
+from casbah.finetune.experiment import ENSEMBLE, Experiment, digest, names_model, read, unknown
 from casbah.finetune.kinds import Delivery, Order
 from casbah.finetune.tracking import Tracker
 from casbah.models.ensemble import blend
@@ -194,8 +193,7 @@ def _members(order: Order, entries: Sequence[str]) -> tuple[Member, ...]:
     """The members in their order, each under a name of its own."""
     found: list[Member] = []
     for entry in entries:
-        trained = entry not in names() and Path(entry).is_dir()
-        member = _of_bundle(Path(entry), order) if trained else _of_experiment(entry, order)
+        member = _of_bundle(Path(entry), order) if names_model(entry) else _of_experiment(entry, order)
         taken = {other.name for other in found}
         if member.name in taken and member.bundle is not None:  # the same experiment with another seed
             member = replace(member, name=f"{member.name}-{member.bundle.training.seed}")

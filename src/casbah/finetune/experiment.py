@@ -124,6 +124,11 @@ def located(config: str | Path) -> Path:
     return experiments.find(str(config))
 
 
+def names_model(entry: str) -> bool:
+    """Whether a member of an ensemble is the path of a trained model (or of those of folds), and no experiment."""
+    return entry not in experiments.names() and Path(entry).is_dir()
+
+
 def check_range(
     what: str, value: float | None, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf
 ) -> None:

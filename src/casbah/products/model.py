@@ -143,7 +143,10 @@ def tuned(directory: Path, models: Iterable["ModelBundle"]) -> int | None:
     file = directory / TUNED
     if not file.is_file():
         return None
-    note = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        note = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"{file} can't be read: tune the models beside it again") from None
     if note.get("configs") != {model.path.name: model.training.config for model in models}:
         raise InputError(f"{file} is not about the models beside it: tune them again")
     return int(note["trials"])
