@@ -139,7 +139,7 @@ def odc_median(catalogue: Path, grid: Grid, workers: int) -> None:
         resolution=10,
         x=(west, east),
         y=(south, north),
-        resampling="bilinear",
+        resampling="cubic",
         pool=workers,
     )
     loaded.median("time")

@@ -30,7 +30,7 @@ DARK = 60
 
 
 def ramp(grid: Grid, base: float = 1500.0) -> np.ndarray:
-    """Ground that brightens evenly to the east and the south (linear, so that bilinear interpolation keeps it)."""
+    """Ground that brightens evenly to the east and the south (linear, so that an interpolation keeps it)."""
     rows, cols = np.indices(grid.shape) + 0.5
     return base + (cols * 2.0 + rows) * grid.resolution / 10.0
 

@@ -124,6 +124,19 @@ def test_nodata_takes_no_part_in_an_interpolation(tmp_path: Path) -> None:
     assert (values[:, :, 40] == 2000).all()
 
 
+def test_an_interpolation_keeps_a_bright_roof_bright_and_dark_ground_beside_it_is_not_nodata(tmp_path: Path) -> None:
+    """A cubic interpolation sharpens: the roof rises above its pixels' own 8000, where a bilinear one only mixes."""
+    flat = np.full(TILE.shape, 1.0)
+    flat[42:54, 42:54] = 8000.0  # two by two pixels of 60 m
+    flat[36:40, 60:64] = 8000.0  # two by two pixels of 20 m
+    bands = ("B01", "B04", "B12")
+    values, valid = composed([[(load(tmp_path, "a", ground=flat, bands=bands, dark=False), 0)]], bands)
+    assert (valid == 1).all(), "a cubic undershoot must not become nodata"
+    assert values.min() >= 1
+    for number in (0, 2):
+        assert values[number].max() > 8400
+
+
 @pytest.mark.parametrize("nodata", [0, None])
 def test_nodata_takes_no_part_when_another_zone_is_resampled(tmp_path: Path, nodata: int | None) -> None:
     """Also where the file's header does not say that 0 is nodata, as those of some catalogues do not."""

@@ -1,7 +1,7 @@
 """Makes one block of one time step: masks clouds, takes off offsets, mosaics each day, takes the median.
 
 Each band is composited at its own resolution (10, 20 or 60 m) wherever all its items lie on that lattice of the
-scene's UTM zone, which holds for every item of the zone, and is brought to 10 m once, bilinearly. That copies source
+scene's UTM zone, which holds for every item of the zone, and is brought to 10 m once, cubically. That copies source
 pixels as they are and costs a quarter and a thirty-sixth of resampling every item to 10 m first. Where an
 item lies elsewhere (another zone, another CRS), the band is resampled to 10 m item by item.
 """
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
 from rasterio.io import MemoryFile
 from rasterio.windows import Window
 from scipy.ndimage import maximum_filter, minimum_filter
@@ -22,7 +21,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from casbah.bands import NODATA
 from casbah.bands import band as band_of
 from casbah.grid import RESOLUTION, Grid
-from casbah.ingest.reading import Files, Layer
+from casbah.ingest.reading import INTERPOLATION, Files, Layer
 
 CLEAR_CLASSES = (2, 4, 5, 6, 7)
 """SCL: dark area, vegetation, bare ground, water, unclassified. 2 and 7 are kept because dark streets and bright roofs
@@ -247,12 +246,12 @@ def _window(frame: Grid, block: Grid) -> Window:
 
 
 def _to_block(values: NDArray[np.uint16], frame: Grid, block: Grid) -> NDArray[np.uint16]:
-    """Bilinear interpolation from the frame to the block, nodata taking no part."""
+    """Cubic interpolation from the frame to the block, nodata taking no part."""
     with MemoryFile() as memory:
         with memory.open(driver="GTiff", count=1, dtype="uint16", nodata=NODATA, **frame.profile()) as target:
             target.write(values, 1)
         with rasterio.open(memory.name) as source:
-            return source.read(1, window=_window(frame, block), out_shape=block.shape, resampling=Resampling.bilinear)
+            return source.read(1, window=_window(frame, block), out_shape=block.shape, resampling=INTERPOLATION)
 
 
 def _nearest(count: NDArray[np.uint8], frame: Grid, block: Grid) -> NDArray[np.uint8]:
