@@ -33,6 +33,7 @@ from casbah.products.comparison import Comparison
 from casbah.products.evaluation import Evaluation
 from casbah.products.model import ModelBundle
 from casbah.products.tiles import TileFolds, TileSet
+from casbah.tune import space
 
 Started = list[str]
 
@@ -517,6 +518,25 @@ def test_with_trials_more_of_them_go_on_and_a_changed_experiment_is_tuned_anew(
     assert not done.facts.failed
     assert [words for words in started if "scores" not in words] == ["one, seed 0, all tiles"]
     assert len(list(place.glob("*/study.json"))) == 2
+
+
+def test_another_search_space_is_another_study_and_an_untuned_row_is_none_of_its_business(
+    tmp_path: Path, tiles: TileSet, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = yaml_of(tmp_path, "one")
+    for trials in (0, 1):
+        compared(tmp_path / str(trials), tiles, [name], trials=trials)
+    other = tmp_path / "spaces"
+    shutil.copytree(space.FOLDER, other)
+    trees = other / "trees.yaml"
+    trees.write_text("trees.max_leaf_nodes: {low: 8, high: 9, whole: true}\n")
+    monkeypatch.setattr(space, "FOLDER", other)
+    started.clear()
+    compared(tmp_path / "0", tiles, [name], trials=0)
+    assert not started
+    done = compared(tmp_path / "1", tiles, [name], trials=1)
+    assert not done.facts.failed
+    assert started[0] == "one, seed 0, all tiles"
 
 
 def test_an_ensemble_learns_from_each_budget_with_members_that_are_rows_and_others(

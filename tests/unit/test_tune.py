@@ -1,6 +1,7 @@
 """A study is judged on validation alone, gives every experiment the same budget, and goes on after a kill."""
 
 import csv
+import errno
 import json
 import shutil
 import threading
@@ -260,6 +261,25 @@ def test_a_fault_of_the_world_stops_the_study_and_costs_no_trial(
     trained = pretend()
     (result,) = tune(**options(tiles, tmp_path / "out", my_space, trials=4))
     assert trained == [2, 3]
+    assert len(result.finished) == 4
+
+
+def test_a_full_disk_under_the_record_is_a_fault_of_the_world_and_the_study_goes_on(
+    tiles: TileSet, tmp_path: Path, my_space: Path, pretend: Pretend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, add = pretend(), record.Record.add
+
+    def full(self: record.Record, trial: record.Trial) -> None:
+        if trial.number == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", "journal.log")
+        add(self, trial)
+
+    monkeypatch.setattr(record.Record, "add", full)
+    with pytest.raises(WorldError, match=r"journal\.log: No space left on device.*the same command goes on"):
+        tune(**options(tiles, tmp_path / "out", my_space, trials=4))
+    monkeypatch.setattr(record.Record, "add", add)
+    (result,) = tune(**options(tiles, tmp_path / "out", my_space, trials=4))
+    assert trained == [0, 1, 2, 2, 3]
     assert len(result.finished) == 4
 
 

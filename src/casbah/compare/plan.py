@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from casbah.finetune.experiment import ENSEMBLE, TOP_LEVEL, Experiment, digest, 
 from casbah.products.evaluation import Evaluation
 from casbah.products.manifest import sha256_of
 from casbah.products.model import ModelBundle
+from casbah.tune import space as spaces
 
 CASBAH = "from casbah.interruption import end_with_parent; end_with_parent(); from casbah.cli import main; main()"
 
@@ -103,15 +105,23 @@ def plan(
 
 
 def key(run: Run, part: Part) -> str:
-    """What a training depends on: the experiment's settings, the weights that it names, tiles, seed and budget; and how
-    many trials its settings are looked for among, where they are."""
+    """What a training depends on: the experiment's settings, the weights that it names, tiles, seed and budget; and
+    where and in how many trials its settings are looked for, if they are."""
     return digest([*_asked(run, part), *([run.trials] if run.trials else [])])
 
 
 def _asked(run: Run, part: Part) -> list[Any]:
     """All that a training depends on but the number of trials, which may grow in one study."""
     settings = without_places(run.row.experiment.settings)
-    return [settings, _weights(settings), part.tiles.digest, run.seed, run.budget]
+    space = _space(run.row.experiment) if run.tuned else []
+    return [settings, _weights(settings), part.tiles.digest, run.seed, run.budget, *space]
+
+
+def _space(experiment: Experiment) -> list[Any]:
+    """Where `casbah tune` looks for its settings; nothing where it will refuse to, which loses this row alone."""
+    with suppress(InputError):
+        return [spaces.of(experiment).described()]
+    return []
 
 
 def all_jobs(runs: Sequence[Run], ground: Ground) -> dict[Run, tuple[list[Job], Job]]:

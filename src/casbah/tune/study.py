@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from casbah.errors import CasbahError, InputError, WorldError
+from casbah.errors import CasbahError, InputError, WorldError, unwritable
 from casbah.exclusion import alone
 from casbah.finetune import checkpoints
 from casbah.finetune.experiment import Experiment, digest
@@ -119,12 +119,19 @@ def called(plan: Plan, part: Part) -> str:
 
 def run(plan: Plan, part: Part, trainer: Trainer, threads: ThreadPoolExecutor) -> Result:
     """Make the trials that a study still lacks, and write what came of all of them."""
-    with alone(part.directory, "casbah tune"):
-        study = _Study(plan, part, trainer)
-        study.make(threads)
-        study.finish()
-        result = Result(plan, part, tuple(study.record.trials))
-        report.write(result)
+    try:
+        with alone(part.directory, "casbah tune"):
+            study = _Study(plan, part, trainer)
+            study.make(threads)
+            study.finish()
+            result = Result(plan, part, tuple(study.record.trials))
+            report.write(result)
+    except OSError as error:
+        place = error.filename or part.directory
+        raise unwritable(error)(
+            f"{called(plan, part)}: {place}: {error.strerror or error}; what is recorded is kept, and the same command "
+            "goes on from there"
+        ) from None
     return result
 
 
