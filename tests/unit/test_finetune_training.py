@@ -224,8 +224,11 @@ def test_prediction_takes_bfloat16_only_where_the_training_did(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     assert [network.takes_bf16(gpu, True), network.takes_bf16(gpu, False)] == [True, False]
-    assert not network.takes_bf16(cpu, True)
     assert asked == [False], "an emulated bfloat16 is slower than float32"
+    for able, taken in (("avx512_bf16", True), ("amx_bf16", True), ("avx2", False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: {able: True})
+        assert network.takes_bf16(cpu, True) == taken
+        assert not network.takes_bf16(cpu, False)
     assert network.load(bundle).mixed_precision
     exact = finetune(
         config="unet_scratch_small",
@@ -234,6 +237,20 @@ def test_prediction_takes_bfloat16_only_where_the_training_did(
         overrides=["trainer.max_epochs=1", "model.init_args.mixed_precision=false"],
     )
     assert not network.load(exact).mixed_precision
+
+
+def test_bfloat16_on_a_cpu_moves_probabilities_by_less_than_a_hundredth(
+    bundle: ModelBundle, tiles: TileSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from casbah.models import network
+
+    images = np.asarray(tiles.split("val").images[:4])
+    found = []
+    for able in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: {"avx512_bf16": able})
+        found.append(network.load(bundle).probabilities(images))
+    assert np.any(found[0] != found[1]), "both were computed in float32"
+    assert np.abs(found[0] - found[1]).max() < 0.01
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -78,7 +78,7 @@ class BuildingSegmentationTask(SemanticSegmentationTask):
         gamma: Focus of the focal loss: 0 makes it the cross-entropy, 2 is usual.
         lovasz: Weight of the Lovász term, which takes no soft targets; 0 leaves it out.
         unmapped: Share of the buildings that are believed to be missing from the labels, evenly everywhere.
-        mixed_precision: bfloat16 on a GPU that has it (nothing changes on a CPU, so that one experiment serves both).
+        mixed_precision: bfloat16 on a GPU or CPU that has it (float32 on others, so that one experiment serves all).
         flips_at_test: Average over the eight symmetries of the square wherever the bundle predicts.
         upsample: Show the network each pixel as that many squared (see `casbah.models.network.logits`): transformers
             of 16 px patches see 10 m buildings better so, at that many squared times the work.
