@@ -209,6 +209,21 @@ def test_the_commands_of_a_study_end_with_their_parent() -> None:
     assert subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == ORPHANED
 
 
+def test_the_scoring_of_a_study_ends_with_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "tiles").mkdir()
+    os.mkfifo(tmp_path / "tiles" / "manifest.json")  # whoever opens it waits for ever
+    command = [sys.executable, "-m", "casbah.compare.scoring_process"]
+    words = [str(tmp_path / "model"), str(tmp_path / "tiles"), str(tmp_path / "scores"), "0"]
+    with subprocess.Popen([*command, *words], stdin=subprocess.PIPE) as process:
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(5)
+            process.stdin.close()  # type: ignore[union-attr] - as the kernel does when the parent ends
+            assert process.wait(30) == ORPHANED
+        finally:
+            process.kill()
+
+
 def until(true: Callable[[], object]) -> None:
     deadline = time.monotonic() + 30
     while not true():
