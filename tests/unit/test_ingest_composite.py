@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from catalogues import AREA, TILE, make_item, ramp
 
+from casbah.bands import band
 from casbah.grid import Grid
 from casbah.ingest.composite import STACK_BYTES, Step, block_edge, clear_of, composite, median, take_off
 from casbah.ingest.network import Patience
 from casbah.ingest.reading import Files
 from casbah.ingest.selection import source_of
+from casbah.tile.lattice import GUARD
 
 FOUR = ("B02", "B04", "B8A", "B12")
 
@@ -24,6 +26,23 @@ def load(directory: Path, name: str, **made: object) -> dict:
     for asset in item["assets"].values():
         asset["href"] = str(path.parent / asset["href"])
     return item
+
+
+def in_degrees(item: dict) -> None:
+    """Bring every file of an item to a lattice of degrees, pixels of a little less than its own."""
+    import rasterio.shutil
+    from affine import Affine
+    from rasterio.vrt import WarpedVRT
+
+    for asset in item["assets"].values():
+        with rasterio.open(asset["href"]) as metres:
+            west, south, east, north = rasterio.warp.transform_bounds(metres.crs, "EPSG:4326", *metres.bounds)
+            step = metres.transform.a * 0.8e-5
+            grid = {"transform": Affine(step, 0, west, 0, -step, north), "crs": "EPSG:4326"}
+            size = {"width": round((east - west) / step), "height": round((north - south) / step)}
+            with WarpedVRT(metres, **grid, **size) as degrees:
+                asset["href"] = asset["href"].replace(".tif", "_degrees.tif")
+                rasterio.shutil.copy(degrees, asset["href"], driver="GTiff")
 
 
 def composed(
@@ -129,12 +148,50 @@ def test_an_interpolation_keeps_a_bright_roof_bright_and_dark_ground_beside_it_i
     flat = np.full(TILE.shape, 1.0)
     flat[42:54, 42:54] = 8000.0  # two by two pixels of 60 m
     flat[36:40, 60:64] = 8000.0  # two by two pixels of 20 m
-    bands = ("B01", "B04", "B12")
+    bands = ("B04", "B8A", "B12")
     values, valid = composed([[(load(tmp_path, "a", ground=flat, bands=bands, dark=False), 0)]], bands)
     assert (valid == 1).all(), "a cubic undershoot must not become nodata"
     assert values.min() >= 1
-    for number in (0, 2):
+    for number in (1, 2):
         assert values[number].max() > 8400
+
+
+@pytest.mark.parametrize("gaps", ["scattered", "strips"])
+def test_beside_gaps_in_textured_ground_every_band_stays_within_what_is_there(tmp_path: Path, gaps: str) -> None:
+    """Weights of both signs that are left over beside masked pixels would sum to anything, or to nothing."""
+    rng = np.random.default_rng(0)
+    bands = ("B04", "B12")
+    ground = np.kron(rng.integers(800, 3000, (60, 60)), np.ones((2, 2)))
+    lost = rng.random((60, 60)) < 0.3
+    if gaps == "strips":
+        lost[:] = np.arange(60)[:, None] % 3 != 1  # what is left is one pixel of 20 m wide
+    scl = np.where(lost, 0, 4).astype("uint8")
+    item = load(tmp_path, "a", ground=ground, scl=scl, bands=bands, dark=False)
+    values, valid = composed([[(item, 0)]], bands)
+    assert np.array_equal(valid > 0, (values > 0).all(axis=0))
+    assert 0 < (valid > 0).mean() < 1
+    seen = values[:, valid > 0]
+    assert seen.min() >= 400
+    assert seen.max() <= 3400
+
+
+@pytest.mark.parametrize("degrees", [False, True])
+@pytest.mark.parametrize("name", ["B01", "B04", "B12"])
+def test_no_sample_reaches_from_one_side_of_the_guard_to_the_other(tmp_path: Path, name: str, degrees: bool) -> None:
+    """Else a test block's imagery would reach training through what was interpolated from one sample of both."""
+    step = band(name).resolution // 10
+    ground = np.full(TILE.shape, 2000.0)
+    other = ground.copy()
+    other[60 : 60 + step, 60 : 60 + step] = 4000.0
+    found = []
+    for number, made in enumerate((ground, other)):
+        item = load(tmp_path, f"item_{number}", ground=made, scl=None, bands=(name,), dark=False)
+        if degrees:
+            in_degrees(item)
+        found.append(composed([[(item, 0)]], (name,))[0][0])
+    rows, cols = np.nonzero(found[0] != found[1])
+    assert rows.size
+    assert max(np.ptp(rows), np.ptp(cols)) * 10 < GUARD
 
 
 @pytest.mark.parametrize("nodata", [0, None])
@@ -206,22 +263,10 @@ def test_blocks_meet_without_a_seam(tmp_path: Path) -> None:
 
 def test_pixels_of_files_in_degrees_stay_the_same_when_the_area_grows(tmp_path: Path) -> None:
     """Whatever GDAL derives from the window that it is asked for: the width of its filter, and its coordinates."""
-    import rasterio.shutil
-    from affine import Affine
-    from rasterio.vrt import WarpedVRT
-
     tile = Grid(TILE.crs, TILE.west, TILE.north, 300, 300)
     noise = np.random.default_rng(0).integers(1, 9000, tile.shape).astype(float)
     item = load(tmp_path, "a", tile=tile, ground=noise, scl=None)
-    for asset in item["assets"].values():
-        with rasterio.open(asset["href"]) as metres:
-            west, south, east, north = rasterio.warp.transform_bounds(metres.crs, "EPSG:4326", *metres.bounds)
-            step = metres.transform.a * 0.8e-5
-            grid = {"transform": Affine(step, 0, west, 0, -step, north), "crs": "EPSG:4326"}
-            size = {"width": round((east - west) / step), "height": round((north - south) / step)}
-            with WarpedVRT(metres, **grid, **size) as degrees:
-                asset["href"] = asset["href"].replace(".tif", "_degrees.tif")
-                rasterio.shutil.copy(degrees, asset["href"], driver="GTiff")
+    in_degrees(item)
     area = Grid(tile.crs, tile.west + 130, tile.north - 70, 250, 260)
     whole, counted = composed([[(item, 0)]], grid=area)
     for row, col, rows, cols in ((0, 0, 250, 33), (7, 110, 140, 90), (50, 3, 23, 171)):

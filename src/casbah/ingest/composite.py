@@ -1,9 +1,9 @@
 """Makes one block of one time step: masks clouds, takes off offsets, mosaics each day, takes the median.
 
 Each band is composited at its own resolution (10, 20 or 60 m) wherever all its items lie on that lattice of the
-scene's UTM zone, which holds for every item of the zone, and is brought to 10 m once, cubically. That copies source
-pixels as they are and costs a quarter and a thirty-sixth of resampling every item to 10 m first. Where an
-item lies elsewhere (another zone, another CRS), the band is resampled to 10 m item by item.
+scene's UTM zone, which holds for every item of the zone, and is brought to 10 m once (see `interpolation`). That copies
+source pixels as they are and costs a quarter and a thirty-sixth of resampling every item to 10 m first. Where an item
+lies elsewhere (another zone, another CRS), the band is resampled to 10 m item by item.
 """
 
 import math
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.enums import Resampling
 from rasterio.io import MemoryFile
 from rasterio.windows import Window
 from scipy.ndimage import maximum_filter, minimum_filter
@@ -21,7 +22,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from casbah.bands import NODATA
 from casbah.bands import band as band_of
 from casbah.grid import RESOLUTION, Grid
-from casbah.ingest.reading import INTERPOLATION, Files, Layer
+from casbah.ingest.reading import Files, Layer, interpolation
 
 CLEAR_CLASSES = (2, 4, 5, 6, 7)
 """SCL: dark area, vegetation, bare ground, water, unclassified. 2 and 7 are kept because dark streets and bright roofs
@@ -46,6 +47,9 @@ STACK_BYTES = 2**26
 
 CHUNK = 2**16
 """Pixels whose observations are sorted at a time: what stays in a core's cache."""
+
+CUBIC_SIDE = 5
+"""Samples across: all that a cubic interpolation asks for, wherever in the middle one it is asked."""
 
 EDGES = (2048, 1024, 512, 256, 128, 64)
 
@@ -246,12 +250,24 @@ def _window(frame: Grid, block: Grid) -> Window:
 
 
 def _to_block(values: NDArray[np.uint16], frame: Grid, block: Grid) -> NDArray[np.uint16]:
-    """Cubic interpolation from the frame to the block, nodata taking no part."""
+    """Interpolation from the frame to the block, nodata taking no part.
+
+    A cubic one is taken where all samples around are there, and a bilinear one elsewhere: weights of both signs that
+    are left over beside a gap sum to anything.
+    """
+    how = interpolation(frame.resolution)
     with MemoryFile() as memory:
         with memory.open(driver="GTiff", count=1, dtype="uint16", nodata=NODATA, **frame.profile()) as target:
             target.write(values, 1)
         with rasterio.open(memory.name) as source:
-            return source.read(1, window=_window(frame, block), out_shape=block.shape, resampling=INTERPOLATION)
+            found = source.read(1, window=_window(frame, block), out_shape=block.shape, resampling=how)
+            whole = minimum_filter(values != NODATA, CUBIC_SIDE)
+            if how != Resampling.bilinear and not whole.all():
+                near = ~_nearest(whole.view(np.uint8), frame, block).view(np.bool_)
+                window = _window(frame, block)
+                mixed = source.read(1, window=window, out_shape=block.shape, resampling=Resampling.bilinear)
+                np.copyto(found, mixed, where=near)
+    return found
 
 
 def _nearest(count: NDArray[np.uint8], frame: Grid, block: Grid) -> NDArray[np.uint8]:

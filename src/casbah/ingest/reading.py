@@ -25,7 +25,7 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
 from casbah.addresses import scrubbed, shown
-from casbah.bands import NODATA
+from casbah.bands import NODATA, band
 from casbah.errors import CasbahError, InputError, WorldError
 from casbah.grid import Grid
 from casbah.ingest.network import Patience
@@ -45,8 +45,10 @@ POSITION_ERROR = 0.01
 STRIP = 512
 """Columns that are resampled at a time."""
 
-INTERPOLATION = Resampling.cubic
-"""Of reflectance between pixels (Keys 1981, a = -0.5). A building is a pixel or two: the bilinear one blurs it."""
+CUBIC_UP_TO = 20
+"""Metres of a band's own pixels up to which reflectance is interpolated cubically (Keys 1981, a = -0.5), since a
+building is a pixel or two, and a bilinear interpolation blurs it. Of a 60 m band a cubic one would carry each sample
+over 230 m, further than `casbah.tile` keeps splits apart, to sharpen what is mostly air."""
 
 COARSEST = 60.0
 """Metres: of Sentinel-2's own pixels."""
@@ -138,15 +140,15 @@ class Files:
     def read(self, layer: Layer, grid: Grid) -> NDArray[Any]:
         """The layer's values on `grid`, (rows, cols) in the file's own dtype; 0 where the file has none.
 
-        Pixels are copied where the grid lies on the file's own lattice; otherwise they are resampled, cubically or for
-        classes by the nearest. Nodata takes no part in an interpolation.
+        Pixels are copied where the grid lies on the file's own lattice; otherwise they are resampled, see
+        `interpolation`, or for classes by the nearest. Nodata takes no part in an interpolation.
         """
         if not self._touches(layer, grid):
             return np.zeros(grid.shape, "uint8" if layer.nearest else "uint16")
         copied = self.lies_on(layer, grid.crs, grid.resolution)
 
         def act(dataset: rasterio.DatasetReader) -> NDArray[Any]:
-            return _copy(dataset, grid) if copied else _warp(dataset, grid, layer.nearest)
+            return _copy(dataset, grid) if copied else _warp(dataset, grid, _interpolation(layer))
 
         return self._insist(layer, act)
 
@@ -240,7 +242,16 @@ def _copy(dataset: rasterio.DatasetReader, grid: Grid) -> NDArray[Any]:
     return out
 
 
-def _warp(dataset: rasterio.DatasetReader, grid: Grid, nearest: bool) -> NDArray[Any]:
+def _interpolation(layer: Layer) -> Resampling:
+    return Resampling.nearest if layer.nearest else interpolation(band(layer.band).resolution)
+
+
+def interpolation(resolution: float) -> Resampling:
+    """How reflectance of a band with pixels of so many metres is interpolated."""
+    return Resampling.cubic if resolution <= CUBIC_UP_TO else Resampling.bilinear
+
+
+def _warp(dataset: rasterio.DatasetReader, grid: Grid, how: Resampling) -> NDArray[Any]:
     """Values resampled onto the grid, the same for a place whatever the rest of the grid is.
 
     GDAL derives the width of its filter from the window that is read, and its approximation of coordinates from the
@@ -257,7 +268,7 @@ def _warp(dataset: rasterio.DatasetReader, grid: Grid, nearest: bool) -> NDArray
         height=wide.rows,
         src_nodata=nodata,
         nodata=NODATA,
-        resampling=Resampling.nearest if nearest else INTERPOLATION,
+        resampling=how,
         tolerance=POSITION_ERROR,
         XSCALE=str(across),
         YSCALE=str(down),

@@ -13,9 +13,9 @@ from casbah.grid import Grid
 
 GUARD = 120.0
 """Metres. Two pixels that lie so far apart share no source: a 60 m band brought to 10 m by bilinear resampling reaches
-120 m between two pixels that still use one sample of it, and everything else reaches less (the 20 m bands 40 m, the
-sensor's point spread about 20 m, a misregistered footprint about 15 m, the 11 px texture window of the boosted trees
-110 m)."""
+120 m between two pixels that still use one sample of it, and everything else reaches less (the 20 m bands, brought
+there by a cubic one, 80 m, the sensor's point spread about 20 m, a misregistered footprint about 15 m, the 11 px
+texture window of the boosted trees 110 m)."""
 
 LONGEST = 10_000_000.0
 """Metres from the equator to a pole: no block and no guard in a UTM zone needs more."""
