@@ -62,6 +62,7 @@ def main() -> None:
     """A row a variant, as a multiple of the step as Casbah makes it."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     stacked = torch.randn(BATCH, len(BAND_NAMES), SIDE, SIDE, device=DEVICE)
     frames = torch.randn(BATCH, len(BAND_NAMES) - 2, 1, SIDE, SIDE, device=DEVICE)
     plain = unet().to(memory_format=torch.contiguous_format)

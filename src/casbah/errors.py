@@ -2,6 +2,12 @@
 
 import errno
 
+WORLDLY = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT),
+    *(errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE),
+)
+"""A disk that is full, broken or far away, and a machine at its limits."""
+
 
 class CasbahError(Exception):
     """A problem worth one clear sentence: what was found, where, and what to do next."""
@@ -26,4 +32,4 @@ def unwritable(error: OSError) -> type[CasbahError]:
 
     A directory that may not be written, or can't exist, is a matter of naming another one.
     """
-    return WorldError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else InputError
+    return WorldError if error.errno in WORLDLY else InputError

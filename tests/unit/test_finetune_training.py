@@ -244,6 +244,7 @@ def test_bfloat16_on_a_cpu_moves_probabilities_by_less_than_a_hundredth(
 ) -> None:
     from casbah.models import network
 
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     images = np.asarray(tiles.split("val").images[:4])
     found = []
     for able in (True, False):

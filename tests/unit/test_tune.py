@@ -271,6 +271,8 @@ def test_a_full_disk_under_the_record_is_a_fault_of_the_world_and_the_study_goes
 
     def full(self: record.Record, trial: record.Trial) -> None:
         if trial.number == 2:
+            with open(self.directory / record.JOURNAL, "a") as journal:
+                journal.write('{"op_code": 4, "worker')  # as far as the disk took it
             raise OSError(errno.ENOSPC, "No space left on device", "journal.log")
         add(self, trial)
 

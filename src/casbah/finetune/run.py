@@ -34,9 +34,9 @@ def finetune(
         output: Where the bundle goes.
         max_labels: Learn from this many training tiles only, drawn by block; a smaller draw lies within a larger one.
         resume: Go on from the last whole epoch of this very run (same configuration, tiles, and code that trains),
-            wherever it was stopped; on a CPU with the same number of threads the weights are those of a run never
-            stopped. Trees start again; an ensemble goes on with its first unfinished member. Finished bundles at
-            `output` of the same configuration and tiles are kept, whatever code trained them.
+            wherever it was stopped; on a CPU of the same kind with the same number of threads the weights are those of
+            a run never stopped. Trees start again; an ensemble goes on with its first unfinished member. Finished
+            bundles at `output` of the same configuration and tiles are kept, whatever code trained them.
         seed: In place of the experiment's `seed_everything`.
         checkpoints: A directory or an `s3://` prefix for checkpoints while training. By default they lie beside
             `output` and, where the environment names an object store (AWS_ENDPOINT_URL and credentials), in

@@ -203,7 +203,7 @@ class NetworkPredictor:
         self.flips = flips
         """Average over the eight symmetries of each image: slower, and better."""
         self.mixed_precision = mixed_precision
-        """Compute in bfloat16 where the device has it, as the training did."""
+        """Compute in bfloat16 where the device has it, as the experiment allows."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
         self._normalisation = Normalisation.from_dict(training.normalisation)

@@ -126,6 +126,8 @@ def run(plan: Plan, part: Part, trainer: Trainer, threads: ThreadPoolExecutor) -
             study.finish()
             result = Result(plan, part, tuple(study.record.trials))
             report.write(result)
+    except FileNotFoundError:  # a defect, or somebody who deletes what is in use
+        raise
     except OSError as error:
         place = error.filename or part.directory
         raise unwritable(error)(
