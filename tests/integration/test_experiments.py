@@ -85,7 +85,7 @@ def published(encoder: nn.Module, backbone: str, folder: Path) -> tuple[Path, di
     if backbone in ("resnet50", "mit_b2"):
         first = next(name for name, value in state.items() if value.ndim == 4)
         state[first] = state[first][:, :3].clone()
-        save_file(state, folder / "model.safetensors")
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
         return folder / "model.safetensors", kept
     wrapped: Any = state
     if backbone.startswith("prithvi"):
