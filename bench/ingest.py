@@ -13,10 +13,8 @@ import argparse
 import contextlib
 import io
 import json
-import math
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +30,7 @@ from rasterio.warp import transform_geom
 from rasterio.windows import Window, from_bounds
 from scipy.ndimage import gaussian_filter
 
+from bench._turns import measure
 from casbah.bands import BANDS
 from casbah.grid import Grid
 from casbah.ingest import ingest
@@ -200,19 +199,6 @@ def main() -> None:
     for name in runs:
         ratios = wall[name] / wall["decode"], wall[name] / wall["odc"], cpu[name] / cpu["decode"]
         print(f"{name:8}{wall[name]:8.2f}{ratios[0]:10.2f}{ratios[1]:8.2f}{cpu[name]:8.2f}{ratios[2]:10.2f}")
-
-
-def measure(runs: dict[str, Callable[[], None]], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
-    """The best wall and CPU seconds of each run, all taking turns."""
-    wall, cpu = dict.fromkeys(runs, math.inf), dict.fromkeys(runs, math.inf)
-    for _ in range(rounds):
-        for name, run in runs.items():
-            began, spent = time.perf_counter(), time.process_time()
-            with contextlib.redirect_stderr(io.StringIO()):
-                run()
-            wall[name] = min(wall[name], time.perf_counter() - began)
-            cpu[name] = min(cpu[name], time.process_time() - spent)
-    return wall, cpu
 
 
 if __name__ == "__main__":

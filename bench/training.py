@@ -4,14 +4,14 @@ On a CPU without bfloat16 of its own (AVX512-BF16, AMX) nothing but the memory o
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 
+from bench._turns import measure
 from casbah.bands import BAND_NAMES
 from casbah.finetune.experiment import read
+from casbah.finetune.inputs import TEN_BANDS
 from casbah.models import network
 
 ROUNDS = 7
@@ -29,8 +29,7 @@ def unet() -> torch.nn.Module:
 def galileo() -> torch.nn.Module:
     """The encoder and decoder of `galileo_nano_scratch`, for one date."""
     settings = read("galileo_nano_scratch").settings["model"]["init_args"]
-    bands = [name for name in BAND_NAMES if name not in ("B01", "B09")]
-    filled = {"backbone_bands": bands, "backbone_months": [6], "backbone_resolution": 10.0, "num_classes": 2}
+    filled = {"backbone_bands": list(TEN_BANDS), "backbone_months": [6], "backbone_resolution": 10.0, "num_classes": 2}
     return network.build(settings["model_factory"], settings["model_args"] | filled).to(DEVICE).train()
 
 
@@ -47,41 +46,33 @@ def step(model: torch.nn.Module, images: torch.Tensor, upsample: int, mixed: boo
     return run
 
 
-def measure(runs: dict[str, Callable[[], None]]) -> dict[str, float]:
-    """The median seconds of each, all taking turns after one round that warms up."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(ROUNDS + 1):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(found[1:]) for name, found in times.items()}
-
-
 def main() -> None:
     """A row a variant, as a multiple of the step as Casbah makes it."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
     stacked = torch.randn(BATCH, len(BAND_NAMES), SIDE, SIDE, device=DEVICE)
-    frames = torch.randn(BATCH, len(BAND_NAMES) - 2, 1, SIDE, SIDE, device=DEVICE)
+    frames = torch.randn(BATCH, len(TEN_BANDS), 1, SIDE, SIDE, device=DEVICE)
     plain = unet().to(memory_format=torch.contiguous_format)
     ours, encoder = unet(), galileo()
-    runs = {
-        "unet_upsampled_small": step(ours, stacked, 2, True),
-        "  in float32": step(ours, stacked, 2, False),
-        "  in float32, planes apart": step(plain, stacked, 2, False),
-        "galileo_nano_scratch": step(encoder, frames, 1, True),
-        "  in float32 ": step(encoder, frames, 1, False),
+    kinds = {
+        "unet_upsampled_small": {
+            "as it is made": step(ours, stacked, 2, True),
+            "in float32": step(ours, stacked, 2, False),
+            "in float32, planes apart": step(plain, stacked, 2, False),
+        },
+        "galileo_nano_scratch": {
+            "as it is made": step(encoder, frames, 1, True),
+            "in float32": step(encoder, frames, 1, False),
+        },
     }
-    seconds = measure(runs)
     bf16 = "bfloat16" if network.takes_bf16(DEVICE, True) else "float32 (no bfloat16 here)"
-    print(f"{BATCH} tiles of {SIDE} px on {DEVICE.type}, {torch.get_num_threads()} threads; mixed precision is {bf16}")
-    print("| step | seconds | times the first of its kind |\n|---|---|---|")
-    first = 0.0
-    for name, took in seconds.items():
-        first = first if name.startswith(" ") else took
-        print(f"| {name.rstrip()} | {took:.3f} | {took / first:.2f} |")
+    print(f"{BATCH} tiles of {SIDE} px on {DEVICE.type}, one thread; mixed precision is {bf16}")
+    print("| step | | seconds | times as long |\n|---|---|---|---|")
+    for kind, variants in kinds.items():
+        seconds, _ = measure(variants, ROUNDS)
+        for variant, took in seconds.items():
+            print(f"| {kind} | {variant} | {took:.3f} | {took / seconds['as it is made']:.2f} |")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 import errno
 
-WORLDLY = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT),
-    *(errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE),
-)
-"""A disk that is full, broken or far away, and a machine at its limits."""
+FULL_OR_BROKEN = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
+"""What a disk answers, or one that lies on another machine."""
+
+AT_ITS_LIMITS = {errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE}
+"""What a machine answers that has no more memory, processes or open files to give."""
 
 
 class CasbahError(Exception):
@@ -28,8 +28,9 @@ class WorldError(CasbahError):
 
 
 def unwritable(error: OSError) -> type[CasbahError]:
-    """The kind of error that a place which can't be written is: a full or broken disk is the world's, else it is input.
+    """The kind of error that a place which can't be written is: the world's or input.
 
-    A directory that may not be written, or can't exist, is a matter of naming another one.
+    A full or broken disk, and a machine at its limits, are the world's; a directory that may not be written, or can't
+    exist, is a matter of naming another one.
     """
-    return WorldError if error.errno in WORLDLY else InputError
+    return WorldError if error.errno in FULL_OR_BROKEN | AT_ITS_LIMITS else InputError

@@ -215,10 +215,11 @@ def test_the_scoring_of_a_study_ends_with_its_parent(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "casbah.compare.scoring_process"]
     words = [str(tmp_path / "model"), str(tmp_path / "tiles"), str(tmp_path / "scores"), "0"]
     with subprocess.Popen([*command, *words], stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
         try:
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(5)
-            process.stdin.close()  # type: ignore[union-attr] - as the kernel does when the parent ends
+            process.stdin.close()  # as the kernel does when the parent ends
             assert process.wait(30) == ORPHANED
         finally:
             process.kill()

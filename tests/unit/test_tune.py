@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import os
 import shutil
 import threading
 import time
@@ -264,8 +265,9 @@ def test_a_fault_of_the_world_stops_the_study_and_costs_no_trial(
     assert len(result.finished) == 4
 
 
-def test_a_full_disk_under_the_record_is_a_fault_of_the_world_and_the_study_goes_on(
-    tiles: TileSet, tmp_path: Path, my_space: Path, pretend: Pretend, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])
+def test_a_full_disk_or_machine_under_the_record_is_a_fault_of_the_world_and_the_study_goes_on(
+    tiles: TileSet, tmp_path: Path, my_space: Path, pretend: Pretend, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     trained, add = pretend(), record.Record.add
 
@@ -273,11 +275,11 @@ def test_a_full_disk_under_the_record_is_a_fault_of_the_world_and_the_study_goes
         if trial.number == 2:
             with open(self.directory / record.JOURNAL, "a") as journal:
                 journal.write('{"op_code": 4, "worker')  # as far as the disk took it
-            raise OSError(errno.ENOSPC, "No space left on device", "journal.log")
+            raise OSError(number, os.strerror(number), "journal.log")
         add(self, trial)
 
     monkeypatch.setattr(record.Record, "add", full)
-    with pytest.raises(WorldError, match=r"journal\.log: No space left on device.*the same command goes on"):
+    with pytest.raises(WorldError, match=f"journal.log: {os.strerror(number)}.*the same command goes on"):
         tune(**options(tiles, tmp_path / "out", my_space, trials=4))
     monkeypatch.setattr(record.Record, "add", add)
     (result,) = tune(**options(tiles, tmp_path / "out", my_space, trials=4))

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import rasterio
@@ -255,23 +256,20 @@ def _to_block(values: NDArray[np.uint16], frame: Grid, block: Grid) -> NDArray[n
     A cubic one is taken where all samples around are there, and a bilinear one elsewhere: weights of both signs that
     are left over beside a gap sum to anything.
     """
-    how = interpolation(frame.resolution)
     with MemoryFile() as memory:
         with memory.open(driver="GTiff", count=1, dtype="uint16", nodata=NODATA, **frame.profile()) as target:
             target.write(values, 1)
         with rasterio.open(memory.name) as source:
-            found = source.read(1, window=_window(frame, block), out_shape=block.shape, resampling=how)
-            whole = minimum_filter(values != NODATA, CUBIC_SIDE)
-            if how != Resampling.bilinear and not whole.all():
-                near = ~_nearest(whole.view(np.uint8), frame, block).view(np.bool_)
-                window = _window(frame, block)
-                mixed = source.read(1, window=window, out_shape=block.shape, resampling=Resampling.bilinear)
-                np.copyto(found, mixed, where=near)
+            read = partial(source.read, 1, window=_window(frame, block), out_shape=block.shape)
+            found: NDArray[np.uint16] = read(resampling=interpolation(frame.resolution))
+            if interpolation(frame.resolution) == Resampling.cubic and not values.all():
+                whole = minimum_filter((values != NODATA).view(np.uint8), CUBIC_SIDE)
+                np.copyto(found, read(resampling=Resampling.bilinear), where=_nearest(whole, frame, block) == 0)
     return found
 
 
 def _nearest(count: NDArray[np.uint8], frame: Grid, block: Grid) -> NDArray[np.uint8]:
-    """The count of the frame's pixel that holds each pixel of the block."""
+    """The count, or another number, of the frame's pixel that holds each pixel of the block."""
     window, factor = _window(frame, block), frame.resolution / block.resolution
     rows = ((np.arange(block.rows) + 0.5) / factor + window.row_off).astype(int)
     cols = ((np.arange(block.cols) + 0.5) / factor + window.col_off).astype(int)

@@ -1,0 +1,20 @@
+"""Times runs that take turns, so that all meet the same disk cache and the same neighbours."""
+
+import contextlib
+import io
+import math
+import time
+from collections.abc import Callable
+
+
+def measure(runs: dict[str, Callable[[], None]], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+    """The best wall and CPU seconds of each run, all taking turns."""
+    wall, cpu = dict.fromkeys(runs, math.inf), dict.fromkeys(runs, math.inf)
+    for _ in range(rounds):
+        for name, run in runs.items():
+            began, spent = time.perf_counter(), time.process_time()
+            with contextlib.redirect_stderr(io.StringIO()):
+                run()
+            wall[name] = min(wall[name], time.perf_counter() - began)
+            cpu[name] = min(cpu[name], time.process_time() - spent)
+    return wall, cpu
