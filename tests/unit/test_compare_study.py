@@ -493,25 +493,24 @@ def test_with_trials_every_fold_is_tuned_by_itself(tmp_path: Path, started: Star
     started.clear()
     compared(tmp_path, folds, [name], trials=2)
     assert not started
-    note = place / "models" / "tuned.json"
-    note.write_text(note.read_text().replace('"fold_0": "', '"fold_0": "x'))
-    with pytest.raises(InputError, match=r"tuned\.json is not about the models beside it"):
-        evaluate(model=place / "models", tiles=folds.path, output=tmp_path / "again")
-    note.write_text("")
-    with pytest.raises(InputError, match=r"tuned\.json can't be read"):
+    ModelBundle.open(place / "models" / "fold_1").tuned_among(3)
+    with pytest.raises(InputError, match=r"fold_1 was tuned among 3 trials, and .*fold_0 among 2"):
         evaluate(model=place / "models", tiles=folds.path, output=tmp_path / "again")
 
 
 def test_with_trials_more_of_them_go_on_and_a_changed_experiment_is_tuned_anew(
     tmp_path: Path, tiles: TileSet, started: Started
 ) -> None:
-    place = tmp_path / "study" / "runs" / "one" / "seed_0-all" / "tuning"
+    run = tmp_path / "study" / "runs" / "one" / "seed_0-all"
+    place = run / "tuning"
     name = yaml_of(tmp_path, "one")
     compared(tmp_path, tiles, [name], trials=1)
     (first,) = place.glob("*/study.json")
     before = json.loads(first.read_text())["trials"]
+    assert Evaluation.open(run / "test").metrics.protocol.endswith("settings too, among 1 trial")
     compared(tmp_path, tiles, [name], trials=2)
     assert json.loads(first.read_text())["trials"][:1] == before
+    assert Evaluation.open(run / "test").metrics.protocol.endswith("settings too, among 2 trials")
     yaml_of(tmp_path, "one", rounds=7)
     started.clear()
     done = compared(tmp_path, tiles, [name], trials=2)

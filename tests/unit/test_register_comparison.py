@@ -202,6 +202,20 @@ def test_a_refit_is_not_registered_with_folds_of_several_configurations(tmp_path
         open_candidate(refit.path, tmp_path / "mixed", folds.path, None)
 
 
+def test_a_refit_with_settings_of_its_own_is_registered_with_folds_that_were_tuned_likewise(tmp_path: Path) -> None:
+    folds = make_tiles(tmp_path / "folds", folds=2)
+    for number, fold in enumerate(folds.folds):
+        make_bundle(tmp_path / "models" / f"fold_{number}", fold, config=f"{number}" * 64, trials=3)
+    evaluation = evaluate(model=tmp_path / "models", tiles=folds.path, output=tmp_path / "out", resamples=20)
+    refit = make_bundle(tmp_path / "models" / "refit", folds.refit, refit="refit of 2 folds", config="2" * 64, trials=3)
+    open_candidate(refit.path, evaluation.path, folds.path, None)
+    with pytest.raises(InputError, match=r"another number of trials"):
+        open_candidate(refit.tuned_among(5).path, evaluation.path, folds.path, None)
+    other = make_bundle(tmp_path / "other", folds.refit, refit="refit of 2 folds", experiment="other", trials=3)
+    with pytest.raises(InputError, match=r"another experiment"):
+        open_candidate(other.path, evaluation.path, folds.path, None)
+
+
 def test_a_model_of_normalised_scenes_is_not_registered_since_it_would_be_served_others(
     tmp_path: Path, tiles: TileSet
 ) -> None:

@@ -323,7 +323,7 @@ def test_each_fold_is_tuned_by_itself_and_never_sees_its_test_blocks(
         assert seen.tiles == own.digest
         assert not set(own.info.blocks["test"]) & {*seen.blocks["train"], *seen.blocks["val"]}
     models = tmp_path / "out/model"
-    assert {path.name for path in models.iterdir()} == {"fold_0", "fold_1", "refit", "tuned.json"}
+    assert {path.name for path in models.iterdir()} == {"fold_0", "fold_1", "refit"}
     pooled = evaluate(model=models, tiles=folds.path, output=tmp_path / "pooled").metrics
     assert pooled.protocol.endswith("settings too, among 2 trials")
 

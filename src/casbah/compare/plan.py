@@ -227,9 +227,7 @@ def _scoring(run: Run, ground: Ground, needs: tuple[Job, ...]) -> Job:
     note = run.directory / "scores.json"
 
     def wanted() -> str:
-        # A trial that changes nothing leaves the model that an untuned row has, and another protocol.
-        tuning = [run.trials] if run.trials else []
-        return digest([ground.digest, [model.digest for model in bundles(run.model, ground)], *tuning])
+        return digest([ground.digest, [model.digest for model in bundles(run.model, ground)]])
 
     def finished() -> bool:
         found = _note(note)
@@ -241,7 +239,7 @@ def _scoring(run: Run, ground: Ground, needs: tuple[Job, ...]) -> Job:
         _write_note(note, {"key": wanted(), "evaluations": there, "device": device})
 
     command = (sys.executable, "-m", "casbah.compare.scoring_process")
-    words = (str(run.model), str(ground.path), str(run.directory), str(run.trials))
+    words = (str(run.model), str(ground.path), str(run.directory))
     return Job(f"{run.words}, scores", (*command, *words), note.with_suffix(".log"), finished, keep, needs)
 
 

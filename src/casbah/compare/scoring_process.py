@@ -1,4 +1,4 @@
-"""One process that scores a trained row: `python -m casbah.compare.scoring_process MODEL TILES OUTPUT TRIALS`.
+"""One process that scores a trained row: `python -m casbah.compare.scoring_process MODEL TILES OUTPUT`.
 
 Both splits and the maps in one go, since loading torch takes longer than scoring a few blocks.
 """
@@ -12,7 +12,7 @@ from casbah.compare.shown import write_probabilities
 from casbah.errors import CasbahError
 from casbah.evaluate import evaluate
 from casbah.interruption import end_with_parent
-from casbah.products.model import ModelBundle, note_tuned
+from casbah.products.model import ModelBundle
 
 SPLITS = ("val", "test")
 SHOWN = "shown.npz"
@@ -21,14 +21,11 @@ SHOWN = "shown.npz"
 def main(words: Sequence[str]) -> int:
     """Write `OUTPUT/val`, `OUTPUT/test` and `OUTPUT/shown.npz`; the exit code is that of a command.
 
-    `words` are MODEL, TILES, OUTPUT and TRIALS: those among which the settings of each fold's model were looked for, 0
-    for none.
+    `words` are MODEL, TILES and OUTPUT.
     """
-    (model, tiles, output), trials = map(Path, words[:3]), int(words[3])
+    model, tiles, output = map(Path, words)
     try:
         ground = Ground.open(tiles)
-        if ground.folds:
-            note_tuned(model, trials, bundles(model, ground))
         for split in SPLITS:
             evaluate(model=model, tiles=tiles, output=output / split, split=split)
         write_probabilities(bundles(model, ground), ground, output / SHOWN)

@@ -9,7 +9,7 @@ from casbah.blocks import seen_among
 from casbah.errors import InputError
 from casbah.models.on_tiles import check_fit
 from casbah.products.manifest import MANIFEST, read_manifest
-from casbah.products.model import ModelBundle, tuned
+from casbah.products.model import ModelBundle
 from casbah.products.tiles import SPLITS, TileFolds, TileSet, holds_folds
 
 NAMED = 3
@@ -32,8 +32,11 @@ class Cases:
     cases: tuple[Case, ...]
     model_digest: str
     tiles_digest: str
-    tuned: int | None = None
-    """Trials among which each fold's settings were looked for, on that fold's own validation."""
+
+    @property
+    def trials(self) -> int:
+        """Among how many each model's settings were looked for, on its own validation; 0 where they were given."""
+        return self.cases[0].model.training.trials
 
     @property
     def folds(self) -> int:
@@ -91,11 +94,9 @@ def _folds(model: Path, tiles: Path) -> Cases:
         )
     _check_no_surplus(model, folds)
     cases = tuple(Case(ModelBundle.open(model / f"fold_{k}"), tile_set, k) for k, tile_set in enumerate(folds.folds))
-    trials = tuned(model, [case.model for case in cases])
-    if trials is None:
-        _check_one_experiment(cases)
+    _check_one_protocol(cases)
     digest = _digest_of(model) or joined_digest([case.model for case in cases])
-    return Cases(cases, digest, folds.digest, trials)
+    return Cases(cases, digest, folds.digest)
 
 
 def joined_digest(models: Sequence[ModelBundle]) -> str:
@@ -113,12 +114,17 @@ def _check_no_surplus(model: Path, folds: TileFolds) -> None:
         )
 
 
-def _check_one_experiment(cases: tuple[Case, ...]) -> None:
-    """`InputError` unless all folds' models were trained from one configuration: the score is that of one protocol."""
+def _check_one_protocol(cases: tuple[Case, ...]) -> None:
+    """`InputError` unless all folds' models are of one configuration, or of ones that were looked for likewise."""
     first = cases[0].model
     for case in cases[1:]:
         training = case.model.training
-        if training.config != first.training.config:
+        if training.trials != first.training.trials:
+            raise InputError(
+                f"{case.model.path} was tuned among {training.trials} trials, and {first.path} among "
+                f"{first.training.trials}: the folds of one evaluation are tuned alike, or not at all"
+            )
+        if not training.trials and training.config != first.training.config:
             raise InputError(
                 f"{case.model.path} ({training.experiment}, seed {training.seed}) was trained from another "
                 f"configuration than {first.path} ({first.training.experiment}, seed {first.training.seed}): the folds "

@@ -99,11 +99,11 @@ def _metrics(cases: Cases, scored: Scored, split: str, resamples: int, seed: int
 
 
 def _protocol(cases: Cases, split: str) -> str:
+    tuned = f"; settings too, among {cases.trials} trial{'s' * (cases.trials > 1)}" if cases.trials else ""
     if cases.folds:
-        tuned = "" if cases.tuned is None else f"; settings too, among {cases.tuned} trials"
         return f"spatial {cases.folds}-fold, pooled; thresholds from each fold's own validation{tuned}"
     return {
-        "test": "hold-out",
+        "test": f"hold-out; threshold from validation{tuned}" if tuned else "hold-out",
         "val": "validation: the threshold and the best epoch were chosen on these blocks",
         "train": "training: the model learned from these blocks",
     }[split]
@@ -119,6 +119,7 @@ def _extra(cases: Cases, scored: Scored, split: str) -> dict[str, Any]:
     folds = [
         {"fold": case.fold, "model": case.model.digest, "tiles": case.tiles.digest}
         | {"threshold": case.model.training.threshold, "config": case.model.training.config}
+        | {"trials": case.model.training.trials}
         for case in cases.cases
     ]
     return {

@@ -100,10 +100,13 @@ def peak_memory() -> int:
 def finished(output: Path, config: str, tiles: TileSet) -> ModelBundle | None:
     """The bundle at `output` where it came from this very configuration and these very tiles.
 
-    `config` is the digest of the resolved configuration, which holds the seed and `max_labels` too.
+    `config` is the digest of the resolved configuration, which holds the seed and `max_labels` too. Whoever trains
+    gives the settings, so that a bundle that they were looked for in forgets among how many trials.
     """
     try:
         bundle = ModelBundle.open(output)
     except InputError:
         return None
-    return bundle if (bundle.training.config, bundle.training.tiles) == (config, tiles.digest) else None
+    if (bundle.training.config, bundle.training.tiles) != (config, tiles.digest):
+        return None
+    return bundle.tuned_among(0)

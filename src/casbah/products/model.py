@@ -1,18 +1,15 @@
 """`ModelBundle`: a trained model with everything that a consumer needs to feed it rightly."""
 
 import json
-from collections.abc import Iterable
+import shutil
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from casbah.errors import InputError, unwritable
+from casbah.errors import InputError
 from casbah.products.manifest import Product
-
-TUNED = "tuned.json"
-"""Lies beside models `fold_0` … that were each tuned on their own fold; see `note_tuned`."""
 
 MEMBERS = "members"
 """The folder of an ensemble's bundle that holds the bundles of its members."""
@@ -53,6 +50,9 @@ class Training(BaseModel):
     config: str
     """Digest of the resolved configuration."""
     seed: int
+    trials: int = 0
+    """Among how many trials the settings were looked for on the model's own validation (`casbah.tune`); 0 where they
+    were given."""
     pretrained: str | None = None
     """What the backbone's weights were pretrained on (of an ensemble: which members' on what); None where the model
     started from random weights."""
@@ -115,38 +115,18 @@ class ModelBundle(Product):
             found[name] = ModelBundle.open(self.path / MEMBERS / name, verify=False)
         return found
 
+    def tuned_among(self, trials: int) -> Self:
+        """This bundle, its `Training.trials` said: replaced on disk where it said another number.
 
-def note_tuned(directory: Path, trials: int, models: Iterable["ModelBundle"]) -> None:
-    """Say beside the models of folds that each has settings of its own, looked for among `trials` on its fold alone.
-
-    The note holds `trials` and, by the name of each model's directory, the digest of its configuration. With 0 trials
-    there is none, and an earlier one is taken away. `WorldError` where it can't be written.
-    """
-    file = directory / TUNED
-    partial = file.with_name(f".{TUNED}.partial")
-    configs = {model.path.name: model.training.config for model in models}
-    try:
-        if not trials:
-            file.unlink(missing_ok=True)
-            return
-        partial.write_text(json.dumps({"trials": trials, "configs": configs}, indent=2) + "\n", encoding="utf-8")
-        partial.replace(file)
-    except OSError as error:
-        raise unwritable(error)(f"{file} could not be written: {error.strerror or error}") from error
-
-
-def tuned(directory: Path, models: Iterable["ModelBundle"]) -> int | None:
-    """Among how many trials each model's settings were looked for (see `note_tuned`); None where they were not.
-
-    `InputError` where the note is of other models than these.
-    """
-    file = directory / TUNED
-    if not file.is_file():
-        return None
-    try:
-        note = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        raise InputError(f"{file} can't be read: tune the models beside it again") from None
-    if note.get("configs") != {model.path.name: model.training.config for model in models}:
-        raise InputError(f"{file} is not about the models beside it: tune them again")
-    return int(note["trials"])
+        `WorldError` where it can't be written.
+        """
+        if self.training.trials == trials:
+            return self
+        training = self.training.model_copy(update={"trials": trials})
+        manifest = self.manifest
+        with self.write(self.path, parameters=manifest.parameters, inputs=manifest.inputs) as draft:
+            for name in manifest.files:
+                (draft.directory / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.path / name, draft.directory / name)
+            draft.write_json("training.json", training.model_dump(mode="json"))
+        return self.open(self.path, verify=False)

@@ -77,16 +77,8 @@ def _check(candidate: Candidate) -> None:
             f"{candidate.evaluation.path} scores another model ({metrics.model[:12]}) than {model.path} "
             f"({model.digest[:12]}): evaluate this one"
         )
-    if model.training.refit is not None and metrics.protocol == "hold-out":
-        raise InputError(
-            f"{model.path} is a {model.training.refit}: give the evaluation of its folds, not a hold-out evaluation"
-        )
-    configs = {fold.get("config") for fold in metrics.extra.get("folds", [])}
-    if model.training.refit is not None and configs != {model.training.config}:
-        raise InputError(
-            f"{model.path} was not trained as the folds of {candidate.evaluation.path} were (another configuration): "
-            "give the evaluation of its own folds"
-        )
+    if model.training.refit is not None:
+        _check_trained_as_its_folds(candidate)
     if model.training.refit is not None and (strange := set(candidate.tested) - seen_blocks(model.training)):
         raise InputError(
             f"{model.path} was not trained on {len(strange)} of the {len(candidate.tested)} blocks that "
@@ -99,3 +91,24 @@ def _check(candidate: Candidate) -> None:
         )
     if candidate.tiles is not None and candidate.tiles.digest != metrics.tiles:
         raise InputError(f"{candidate.tiles.path} is not the TileSet that {candidate.evaluation.path} was made on")
+
+
+def _check_trained_as_its_folds(candidate: Candidate) -> None:
+    """`InputError` unless the folds have the settings of the refit, or ones that were looked for likewise."""
+    model, folds = candidate.model, candidate.evaluation.metrics.extra.get("folds", [])
+    if not folds:
+        raise InputError(
+            f"{model.path} is a {model.training.refit}: give the evaluation of its folds, not a hold-out evaluation"
+        )
+    differs = None
+    if {fold.get("trials", 0) for fold in folds} != {model.training.trials}:
+        differs = "settings were looked for among another number of trials"
+    elif candidate.metrics.experiment != model.training.experiment:
+        differs = "another experiment"
+    elif not model.training.trials and {fold.get("config") for fold in folds} != {model.training.config}:
+        differs = "another configuration"
+    if differs:
+        raise InputError(
+            f"{model.path} was not trained as the folds of {candidate.evaluation.path} were ({differs}): "
+            "give the evaluation of its own folds"
+        )

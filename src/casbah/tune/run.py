@@ -7,7 +7,7 @@ from pathlib import Path
 from casbah.errors import InputError
 from casbah.finetune.experiment import read
 from casbah.products.manifest import check_target
-from casbah.products.model import ModelBundle, note_tuned
+from casbah.products.model import ModelBundle
 from casbah.products.tiles import TileFolds, TileSet, holds_folds
 from casbah.seeds import checked_seed
 from casbah.tune import record
@@ -81,11 +81,7 @@ def tune(
                 max_labels=max_labels,
                 variants=plan.variants,
             )
-        results = tuple(run(plan, part, trainer, threads) for part in parts)
-        folds = [part.model for part in parts if part.name not in (None, "refit")]
-        if folds:
-            note_tuned(folds[0].parent, trials, [ModelBundle.open(model, verify=False) for model in folds])
-    return results
+        return tuple(run(plan, part, trainer, threads) for part in parts)
 
 
 def _parts(tiles: Path, output: Path) -> list[Part]:

@@ -262,6 +262,7 @@ class _Study:
             )
         if _config_of(self.part.model) != best.config:
             self._bring(best)
+        ModelBundle.open(self.part.model, verify=False).tuned_among(len(trials))
         for left in self.place.iterdir():
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
