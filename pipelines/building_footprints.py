@@ -61,6 +61,7 @@ def building_footprints(
     block_size: float = 0.0,
     align: bool = False,
     seed: int = 0,
+    trials: int = 0,
     name: str = "casbah-buildings",
     snapshot: str = "2026-11-01",
     licence: str = "",
@@ -85,6 +86,8 @@ def building_footprints(
         align: Move footprints by the shift that each split's own blocks show; scores come with and without it.
         seed: Of the splits, the weights and the bootstrap.
         name: Name of the registered model in MLflow.
+        trials: Trainings among which each experiment's settings are looked for, on validation, the same number for all;
+            0 trains them as they stand. An ensemble is trained as it stands in any case.
         snapshot: Date of reading, ISO. Equal runs reuse what was read; put today's date to read it all anew, the YAML
             files of experiments and the sample too. osm is read as it was on that day.
         licence: Licence of the footprints of a vector file, such as CC-BY-4.0; empty where the source says it itself.
@@ -100,7 +103,8 @@ def building_footprints(
     # fmt: on
 
     with dsl.ParallelFor(experiments, name="experiments") as experiment:
-        trained = on_gpu(with_store(finetune(tiles=tiles, experiment=experiment, seed=seed, snapshot=snapshot)))
+        trained = finetune(tiles=tiles, experiment=experiment, seed=seed, trials=trials, snapshot=snapshot)
+        on_gpu(with_store(trained))
         validated = evaluate(model=trained.outputs["model"], tiles=tiles, split="val", seed=seed)
         validated.set_display_name("evaluate on validation")
 

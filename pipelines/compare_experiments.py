@@ -45,6 +45,7 @@ def compare_experiments(
     block_size: float = 0.0,
     align: bool = False,
     seed: int = 0,
+    trials: int = 0,
     snapshot: str = "2026-11-01",
     licence: str = "",
     attribution: str = "",
@@ -68,6 +69,8 @@ def compare_experiments(
         block_size: Side of a block that belongs to one split as a whole, in metres; 0 lets the tile stage choose.
         align: Move footprints by the shift that each split's own blocks show.
         seed: Of the splits, the weights and the bootstrap.
+        trials: Trainings among which each experiment's settings are looked for, on validation, the same number for all;
+            0 trains them as they stand. An ensemble is trained as it stands in any case.
         snapshot: Date of reading, ISO. Equal runs reuse what was read; put today's date to read it all anew.
         licence: Licence of the footprints of a vector file, such as CC-BY-4.0; empty where the source says it itself.
         attribution: Whom every map made from a vector file's footprints must name; empty where the source says it.
@@ -82,7 +85,8 @@ def compare_experiments(
     # fmt: on
 
     with dsl.ParallelFor(experiments, name="experiments") as experiment:
-        trained = on_gpu(with_store(finetune(tiles=tiles, experiment=experiment, seed=seed, snapshot=snapshot)))
+        trained = finetune(tiles=tiles, experiment=experiment, seed=seed, trials=trials, snapshot=snapshot)
+        on_gpu(with_store(trained))
         validated = evaluate(model=trained.outputs["model"], tiles=tiles, split="val", seed=seed)
         validated.set_display_name("evaluate on validation")
         tested = evaluate(model=trained.outputs["model"], tiles=tiles, split="test", seed=seed)

@@ -48,7 +48,7 @@ def test_the_study_runs_as_a_pipeline_and_leaves_its_comparison(
     listed = f"[{', '.join(published(session))}]"
     with api.serve(session.directory / "sample", asset_base=str(inputs.SAMPLE)) as address:
         given = {"aoi": "sample", "labels": "sample", "stac": address, "start": sample.START, "end": sample.END}
-        given |= {"experiments": listed, "tile_size": "16", "block_size": "440"}
+        given |= {"experiments": listed, "tile_size": "16", "block_size": "440", "trials": "2"}
         with request(given, output=tmp_path / "comparison", pipeline=compiled.COMPARISON) as wanted:
             made = session.compare(wanted, output=tmp_path / "comparison")
     facts = Comparison.open(tmp_path / "comparison").facts
@@ -56,6 +56,7 @@ def test_the_study_runs_as_a_pipeline_and_leaves_its_comparison(
     assert {row.experiment for row in facts.rows} == set(ROUNDS)
     assert facts.best in ROUNDS
     assert facts.simulated
+    assert facts.protocol.endswith("settings too, among 2 trials")
     assert all(0 < row.iou.value < 1 for row in facts.rows)
     assert {row.starts_from for row in facts.rows} == {"trees"}
     assert "SIMULATED" in (made.path / "comparison.md").read_text()

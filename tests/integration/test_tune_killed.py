@@ -1,7 +1,9 @@
 """`casbah tune` killed at whatever moment leaves no process, and the same command makes the same study."""
 
 import csv
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,3 +92,40 @@ def test_a_wrong_setting_is_told_before_anything_is_written(tiles: TileSet, tmp_
     assert "learning_rat" in refused.stderr
     assert "did you mean learning_rate" in refused.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.integration
+def test_a_study_goes_on_on_another_machine_from_what_the_store_keeps_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from casbah import stack
+    from casbah.storage import Location, Store
+
+    tiles = make_tiles(tmp_path / "tiles")
+    network = ["--config", "prithvi_tiny_upernet", "--set", "trainer.max_epochs=2", "--checkpoints", "s3://casbah/here"]
+    running = stack.up(tmp_path / "stack")
+    try:
+        for name, value in running.environment().items():
+            if name.startswith("AWS_"):
+                monkeypatch.setenv(name, value)
+        store, where = Store.from_environment(), Location("casbah", "here/")
+        words = [*command(tiles, tmp_path / "pod")[:3], "tune", "--tiles", str(tiles.path), "--trials", "2", *network]
+        with open(tmp_path / "log", "w") as log:
+            process = subprocess.Popen([*words, "--output", str(tmp_path / "pod")], stdout=log, stderr=log)
+            until(lambda: [found for found in store.list(where) if found.key.endswith("journal.log")])
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        done = trials(tmp_path / "pod")
+        assert len(done) == 1
+        shutil.rmtree(tmp_path / "pod")  # the disk of a preempted pod
+        again = run([*words, "--output", str(tmp_path / "other")])
+        assert again.returncode == 0, again.stderr
+        assert "1 of 2 trials were made before" in again.stderr
+        assert trials(tmp_path / "other")[:1] == done
+        best = json.loads((tmp_path / "other" / "study.json").read_text())["best"]["trial"]
+        assert best == 0, "else nothing of what the first machine trained is needed"
+        assert "trial 0: prithvi_tiny_upernet: 2 epochs were done before" in again.stderr
+        kept = [found.key.partition("/trials/")[2].partition("/")[0] for found in store.list(where)]
+        assert {number for number in kept if number} == {"0"}, "of the other trial nothing is of any use"
+    finally:
+        stack.down(tmp_path / "stack")

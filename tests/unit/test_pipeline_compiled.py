@@ -39,7 +39,7 @@ def test_every_parameter_has_a_default_and_a_description(package: Path) -> None:
     declared = compiled.parameters(package)
     assert set(declared) >= {
         "aoi", "labels", "start", "end", "stac", "experiments", "periods", "tile_size", "max_cloud", "seed", "name",
-        "snapshot", "licence", "attribution", "vintage",
+        "trials", "snapshot", "licence", "attribution", "vintage",
     }  # fmt: skip
     for name, facts in declared.items():
         assert "defaultValue" in facts, name

@@ -148,6 +148,7 @@ def test_a_disk_that_fills_up_is_one_sentence_and_loses_nothing(
         ({"name": ""}, "name is '', which is no name for a registered model"),
         ({"name": "a/b"}, "name is 'a/b', which is no name for a registered model"),
         ({"name": "a+b"}, "name is 'a+b', which is no name for a registered model"),
+        ({"trials": "-1"}, "trials is -1; 0 (nothing is tuned) or a whole number above is wanted"),
         ({"seed": "-1"}, "seed is -1; a whole number from 0"),
         ({"vintage": "last spring"}, "the vintage is 'last spring'; a year"),
     ],

@@ -6,11 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from builders import GRID, houses, make_scene
+from builders import GRID, houses, make_scene, make_tiles
+from scored_models import make_bundle
 
 from casbah.pipeline import inputs, steps
 from casbah.products.labels import LabelSet
 from casbah.products.manifest import sha256_of
+from casbah.products.model import ModelBundle
 
 ADDRESS = "https://example.org/tuscany/buildings.gpkg"
 SAID = {"licence": "CC-BY-4.0", "attribution": "Regione Toscana", "vintage": "1988-2013"}
@@ -78,3 +80,60 @@ def test_the_sample_has_its_licence_and_no_other(
         labelled(tmp_path, "sample", licence="MIT")
     assert end.value.code == 2
     assert "licence is 'MIT', and the sample's footprints are CC0-1.0: leave licence out" in capsys.readouterr().err
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    """What the stages that train, `finetune` and `tune`, were asked for; each leaves a model where it was told to."""
+    import casbah.finetune
+    import casbah.tune
+    from casbah.tune import report
+
+    tiles, asked = make_tiles(tmp_path / "tiles"), {}
+
+    def finetune(**given: Any) -> Any:
+        asked["finetune"] = given
+        return make_bundle(given["output"], tiles, experiment=str(given["config"]))
+
+    def tune(**given: Any) -> Any:
+        asked["tune"] = given
+        made = make_bundle(given["output"] / "model", tiles, experiment=str(given["config"]), trials=given["trials"])
+        return (SimpleNamespace(part=SimpleNamespace(model=made.path)),)
+
+    monkeypatch.setattr(casbah.finetune, "finetune", finetune)
+    monkeypatch.setattr(casbah.tune, "tune", tune)
+    monkeypatch.setattr(report, "table", lambda result: "trial 1 is the best")
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    return asked
+
+
+def trained(tmp_path: Path, experiment: str, trials: float) -> ModelBundle:
+    model, tuning, tiles = (SimpleNamespace(path=str(tmp_path / name), metadata={}) for name in ("m", "said", "tiles"))
+    given = {"experiment": experiment, "seed": 7, "trials": trials, "snapshot": "2026-11-01"}
+    steps.finetune(model, tuning, tiles=tiles, **given)
+    return ModelBundle.open(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "seed"), [("boosted_pixels", "seed=7"), ("unet_scratch_small", "seed_everything=7")]
+)
+def test_a_step_with_trials_hands_on_the_best_of_them_and_keeps_the_study_in_the_store(
+    tmp_path: Path, asked: dict[str, dict[str, Any]], experiment: str, seed: str
+) -> None:
+    assert trained(tmp_path, experiment, 3.0).training.trials == 3
+    given = asked.pop("tune")
+    assert not asked
+    assert (given["trials"], given["seed"], given["overrides"]) == (3, 7, (seed,))
+    assert given["checkpoints"] == "s3://casbah/checkpoints"
+    assert "trial 1 is the best" in (tmp_path / "said").read_text()
+
+
+@pytest.mark.parametrize(("experiment", "trials"), [("boosted_pixels", 0), ("ensemble_small", 3)])
+def test_a_step_without_trials_and_an_ensemble_train_the_experiment_as_it_stands(
+    tmp_path: Path, asked: dict[str, dict[str, Any]], experiment: str, trials: int
+) -> None:
+    assert trained(tmp_path, experiment, trials).training.trials == 0
+    assert set(asked) == {"finetune"}
+    assert asked["finetune"]["seed"] == 7
+    assert (tmp_path / "said").read_text() == f"{experiment} as it stands: nothing was tuned.\n"

@@ -29,12 +29,19 @@ def tune(
     jobs: Annotated[
         int, typer.Option(help="Trainings at the same time; give each its share of the cores with OMP_NUM_THREADS.")
     ] = 1,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            metavar="S3-PREFIX", help="Keep the study in the object store too (s3://casbah/checkpoints): see below."
+        ),
+    ] = None,
 ) -> None:
     """Search an experiment's settings by building IoU on validation, with Optuna's TPE.
 
     The first trial is the experiment as it stands, and each trial is one `casbah finetune` in a process of its own.
     The test split is not read. Give every experiment of a comparison the same --trials: an untuned baseline proves
-    nothing. It may be killed at any moment; the same command goes on. For example:
+    nothing. It may be killed at any moment; the same command goes on. With --checkpoints it goes on where nothing of
+    OUTPUT is left too, as on another machine. For example:
 
         casbah tune --config unet_scratch --tiles build/tiles --output build/tuned
 
@@ -73,6 +80,7 @@ def tune(
         max_labels=max_labels,
         overrides=overrides or (),
         jobs=jobs,
+        checkpoints=checkpoints,
     )
     for result in results:
         typer.echo(table(result))

@@ -219,8 +219,8 @@ def _tune_words(run: Run, part: Part, place: Path) -> list[str]:
     words = ["tune", "--config", run.row.config, "--tiles", str(part.tiles.path), "--output", str(place)]
     words += ["--trials", str(run.trials), "--seed", str(run.seed)]
     words += ["--max-labels", str(run.budget)] if run.budget is not None else []
-    seed = "seed_everything" if run.row.experiment.is_network else "seed"
-    return words + [word for one in (*run.row.overrides, f"{seed}={run.seed}") for word in ("--set", one)]
+    seed = f"{run.row.experiment.seed_key}={run.seed}"
+    return words + [word for one in (*run.row.overrides, seed) for word in ("--set", one)]
 
 
 def _scoring(run: Run, ground: Ground, needs: tuple[Job, ...]) -> Job:

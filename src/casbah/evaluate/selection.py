@@ -1,7 +1,6 @@
 """Which of several models is the best one: by building IoU on validation, never on test."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +60,7 @@ def select(
         raise InputError(
             "no model can be selected: none has a defined building IoU on validation; is it all unlabelled?"
         )
-    best = _copied(ranked[0].model, output)
+    best = ranked[0].model.copy_to(output)
     if table is not None:
         _write_table(Path(table), ranked)
     return best
@@ -149,13 +148,3 @@ def _behind(row: Mapping[str, Any]) -> str:
 
 def _text(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _copied(model: ModelBundle, output: Path) -> ModelBundle:
-    manifest = model.manifest
-    with ModelBundle.write(output, parameters=manifest.parameters, inputs=manifest.inputs) as draft:
-        for name in manifest.files:
-            target = draft.directory / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(model.path / name, target)
-    return ModelBundle.open(output, verify=False)

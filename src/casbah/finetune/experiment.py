@@ -59,13 +59,14 @@ class Experiment:
         return self.kind == NETWORK
 
     @property
-    def seed(self) -> int:
-        """What the file says under `seed_everything` (under `seed` where it is no network), else 0.
+    def seed_key(self) -> str:
+        """The setting that is the seed."""
+        return "seed_everything" if self.is_network else "seed"
 
-        `InputError` where that is no seed.
-        """
-        key = "seed_everything" if self.is_network else "seed"
-        return checked_seed(self.settings.get(key, 0), f"{self.source}: {key}")
+    @property
+    def seed(self) -> int:
+        """What the file says under `seed_key`, else 0; `InputError` where that is no seed."""
+        return checked_seed(self.settings.get(self.seed_key, 0), f"{self.source}: {self.seed_key}")
 
 
 class _Strict(yaml.SafeLoader):

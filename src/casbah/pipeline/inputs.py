@@ -85,6 +85,8 @@ def check(values: Mapping[str, Any]) -> None:
         check_vintage(text(vintage))
     if "seed" in values:
         checked_seed(values["seed"], "seed")
+    if "trials" in values:
+        trials(values["trials"])
     if not 0 <= (cloud := values.get("max_cloud", 0)) <= 100:
         raise InputError(f"max_cloud is {cloud:g}; a percentage from 0 to 100 is wanted")
     if {"start", "end", "periods"} <= values.keys():
@@ -98,6 +100,13 @@ def check(values: Mapping[str, Any]) -> None:
         # Any grid of a scene's pixels: what fits together in it does so in all of them.
         grid = Grid("EPSG:32631", 0.0, 0.0, 1, 1)
         lattice(grid, tile_size=values["tile_size"], block_size=values["block_size"] or None)
+
+
+def trials(value: float) -> int:
+    """A number of trials; KFP hands on a whole number as it may have parsed it (3.0)."""
+    if value < 0 or value != int(value):
+        raise InputError(f"trials is {value!r}; 0 (nothing is tuned) or a whole number above is wanted")
+    return int(value)
 
 
 def area(value: str, folder: Path) -> Path:

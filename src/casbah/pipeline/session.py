@@ -163,10 +163,7 @@ class Session:
     def compare(self, request: Request, *, output: Path) -> Comparison:
         """Run the pipeline that compares, and copy the comparison to `output`."""
         found = Comparison.open(self._outcome(request).artifacts["comparison"]["path"])
-        manifest = found.manifest
-        with Comparison.write(output, parameters=manifest.parameters, inputs=manifest.inputs) as draft:
-            shutil.copytree(found.path, draft.directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
-        return Comparison.open(output, verify=False)
+        return found.copy_to(output)
 
     def _outcome(self, request: Request) -> local.Outcome:
         values = {name: _placed(name, value) for name, value in request.arguments.items()}

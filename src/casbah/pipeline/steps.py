@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from casbah.addresses import shown
 from casbah.errors import CasbahError
@@ -24,6 +24,9 @@ from casbah.pipeline import inputs
 from casbah.products.evaluation import Evaluation, EvaluationMetrics, Interval, Scores
 from casbah.products.manifest import Product
 from casbah.products.model import ModelBundle
+
+if TYPE_CHECKING:
+    from casbah.finetune.experiment import Experiment
 
 CLASSES = ["background", "building"]
 
@@ -133,23 +136,36 @@ def tile(
         _describe(tiles, product)
 
 
-def finetune(model: Artifact, *, tiles: Artifact, experiment: str, seed: int, snapshot: str) -> None:
+def finetune(
+    model: Artifact,
+    tuning: Artifact,
+    *,
+    tiles: Artifact,
+    experiment: str,
+    seed: int,
+    trials: int,
+    snapshot: str,
+) -> None:
     """One experiment becomes a `ModelBundle`; what a preempted pod had learned is taken up from the object store.
 
-    `snapshot` only tells one reading of an experiment's YAML from a later one.
+    With `trials` it is the best of so many by validation, and `tuning` shows them. `snapshot` only tells one reading of
+    an experiment's YAML from a later one.
     """
-    experiment = inputs.text(experiment)
+    experiment, trials = inputs.text(experiment), inputs.trials(trials)
     with _step("finetune", shown(experiment)) as step:
         from casbah.finetune import finetune as stage
+        from casbah.finetune.experiment import ENSEMBLE, read
 
-        product = step.run(
-            stage,
-            config=inputs.experiment(experiment, step.folder),
-            tiles=Path(tiles.path),
-            output=Path(model.path),
-            seed=seed,
-            resume=True,
-        )
+        config = inputs.experiment(experiment, step.folder)
+        named = read(config)
+        if trials and named.kind != ENSEMBLE:
+            product, said = _tuned(step, named, config, Path(tiles.path), Path(model.path), seed, trials)
+        else:
+            product = step.run(
+                stage, config=config, tiles=Path(tiles.path), output=Path(model.path), seed=seed, resume=True
+            )
+            said = f"{named.name} as it stands: nothing was tuned."
+        Path(tuning.path).write_text(said + "\n", encoding="utf-8")
         _describe(
             model,
             product,
@@ -157,6 +173,28 @@ def finetune(model: Artifact, *, tiles: Artifact, experiment: str, seed: int, sn
             starts_from=product.training.weights_origin,
             snapshot=inputs.iso_date("snapshot", snapshot),
         )
+
+
+def _tuned(
+    step: "_Step", experiment: "Experiment", config: str | Path, tiles: Path, output: Path, seed: int, trials: int
+) -> tuple[ModelBundle, str]:
+    """The best of some trials, and the table of them as Markdown."""
+    from casbah.finetune.checkpoints import mirror
+    from casbah.tune import tune as stage
+    from casbah.tune.report import table
+
+    store = mirror()
+    (result,) = step.run(
+        stage,
+        config=config,
+        tiles=tiles,
+        output=step.folder / "study",
+        trials=trials,
+        seed=seed,
+        overrides=(f"{experiment.seed_key}={seed}",),
+        checkpoints=None if store is None else str(store),
+    )
+    return ModelBundle.open(result.part.model).copy_to(output), f"```\n{table(result)}\n```"
 
 
 def evaluate(

@@ -162,6 +162,20 @@ class Product:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
+    def copy_to(self, path: str | Path, *, replaced: Mapping[str, Any] | None = None) -> Self:
+        """Write this product to `path` too, its JSON files that `replaced` names with those values.
+
+        `InputError` and `WorldError` as for `write`.
+        """
+        with self.write(path, parameters=self.manifest.parameters, inputs=self.manifest.inputs) as draft:
+            for name in self.manifest.files:
+                target = draft.directory / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.path / name, target)
+            for name, value in (replaced or {}).items():
+                draft.write_json(name, value)
+        return self.open(path, verify=False)
+
 
 def read_kind(path: Path, wanted: str = "product") -> Kind:
     """What a product directory holds, of whichever schema; `InputError` where there is none or it can't be read."""

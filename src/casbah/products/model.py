@@ -1,7 +1,6 @@
 """`ModelBundle`: a trained model with everything that a consumer needs to feed it rightly."""
 
 import json
-import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -123,10 +122,4 @@ class ModelBundle(Product):
         if self.training.trials == trials:
             return self
         training = self.training.model_copy(update={"trials": trials})
-        manifest = self.manifest
-        with self.write(self.path, parameters=manifest.parameters, inputs=manifest.inputs) as draft:
-            for name in manifest.files:
-                (draft.directory / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self.path / name, draft.directory / name)
-            draft.write_json("training.json", training.model_dump(mode="json"))
-        return self.open(self.path, verify=False)
+        return self.copy_to(self.path, replaced={"training.json": training.model_dump(mode="json")})

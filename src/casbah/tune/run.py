@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from casbah.errors import InputError
@@ -12,6 +13,7 @@ from casbah.products.tiles import TileFolds, TileSet, holds_folds
 from casbah.seeds import checked_seed
 from casbah.tune import record
 from casbah.tune import space as spaces
+from casbah.tune.mirror import Mirror
 from casbah.tune.study import Part, Plan, Result, run
 from casbah.tune.training import Trainer
 
@@ -27,6 +29,7 @@ def tune(
     max_labels: int | None = None,
     overrides: Sequence[str] = (),
     jobs: int = 1,
+    checkpoints: str | None = None,
 ) -> tuple[Result, ...]:
     """Train an experiment with other settings `trials` times, and keep the best by building IoU on validation.
 
@@ -46,6 +49,8 @@ def tune(
         max_labels: As for `casbah.finetune.finetune`.
         overrides: `dotted.key=value` settings that all trials share.
         jobs: Trainings at the same time. Trial n is drawn knowing trials 0 to n - `jobs`.
+        checkpoints: `s3://…` prefix that keeps the study and the checkpoints of its networks too, so that the same call
+            goes on where nothing of `output` is left, as on another machine.
 
     Returns:
         One result for each study, in the order of the folds.
@@ -70,7 +75,7 @@ def tune(
         max_labels=max_labels,
         jobs=jobs,
     )
-    parts = _parts(Path(tiles), Path(output))
+    parts = [_mirrored(part, plan, checkpoints) for part in _parts(Path(tiles), Path(output))]
     left = [_left(plan, part) for part in parts]
     with ThreadPoolExecutor(jobs) as threads, Trainer() as trainer:
         if any(left):
@@ -93,6 +98,15 @@ def _parts(tiles: Path, output: Path) -> list[Part]:
         raise InputError(f"{output} already holds the study of a single TileSet; name another output for folds")
     named = {f"fold_{number}": fold for number, fold in enumerate(folds.folds)} | {"refit": folds.refit}
     return [Part(name, fold, output / name, output / "model" / name) for name, fold in named.items()]
+
+
+def _mirrored(part: Part, plan: Plan, checkpoints: str | None) -> Part:
+    """The part with what keeps it at `checkpoints`, and with what is known there."""
+    if checkpoints is None:
+        return part
+    mirror = Mirror(checkpoints, part.directory, plan.begun(part.tiles), plan.trials)
+    mirror.fetch()
+    return replace(part, mirror=mirror)
 
 
 def _left(plan: Plan, part: Part) -> int:

@@ -20,6 +20,7 @@ from casbah.products.model import ModelBundle
 from casbah.products.tiles import TileSet
 from casbah.progress import Task, say, task
 from casbah.tune import report, suggestions
+from casbah.tune.mirror import Mirror
 from casbah.tune.record import Record, Trial
 from casbah.tune.space import Space, overrides_of, setting
 from casbah.tune.training import DEFECT, Outcome, Request, Trainer
@@ -72,6 +73,8 @@ class Part:
     tiles: TileSet
     directory: Path
     model: Path
+    mirror: Mirror | None = None
+    """What keeps the study for another machine too."""
 
 
 @dataclass(frozen=True)
@@ -196,8 +199,14 @@ class _Study:
             log=self.place / f"{number}.log",
             overrides=(*self.plan.overrides, *overrides_of(settings)),
             max_labels=self.plan.max_labels,
-            checkpoints=None if not self.plan.experiment.is_network else self.place / f".{number}.checkpoints",
+            checkpoints=self._checkpoints(number) if self.plan.experiment.is_network else None,
         )
+
+    def _checkpoints(self, number: int) -> str | Path:
+        """Where a network's trial keeps them; those of a mirrored study lie at that path too while it trains."""
+        if self.part.mirror is not None:
+            return self.part.mirror.checkpoints(number)
+        return self.place / f".{number}.checkpoints"
 
     def _take(self, running: _Running, progress: Task) -> None:
         """Record what came of a trial, and keep its model if it is the best so far."""
@@ -211,6 +220,8 @@ class _Study:
         shutil.rmtree(self.place / f".{number}.checkpoints", ignore_errors=True)
         report.write_trials(self.part.directory / "trials.csv", self.plan.space, trials)
         best = best_of(trials)
+        if self.part.mirror is not None:
+            self.part.mirror.keep(None if best is None else best.number, number)
         if trial.reason is not None:
             say(f"{self.name}: trial {number} failed, and counts against the budget: {trial.reason}")
         progress.advance(1, "no score yet" if best is None else f"best IoU {best.iou:.3f} (trial {best.number})")
@@ -271,7 +282,7 @@ class _Study:
         """Move the best model to its place, trained again where it is no longer there."""
         bundle = self.place / str(best.number)
         if _config_of(bundle) != best.config:
-            say(f"{self.name}: the model of trial {best.number} is gone, and is trained again")
+            say(f"{self.name}: the model of trial {best.number} is gone, and is made again")
             settings = self.plan.space.settings(best.drawn, self.plan.experiment.settings) if best.number else {}
             outcome = self.trainer.train(self._request(best.number, settings))
             if outcome.bundle is None:

@@ -37,7 +37,7 @@ class Request:
     log: Path
     overrides: tuple[str, ...] = ()
     max_labels: int | None = None
-    checkpoints: Path | None = None
+    checkpoints: str | Path | None = None
 
     @property
     def words(self) -> list[str]:
