@@ -507,6 +507,8 @@ def test_with_trials_more_of_them_go_on_and_a_changed_experiment_is_tuned_anew(
     compared(tmp_path, tiles, [name], trials=1)
     (first,) = place.glob("*/study.json")
     before = json.loads(first.read_text())["trials"]
+    kept = ModelBundle.open(first.parent / "model")
+    assert kept.digest == ModelBundle.open(run / "model").digest, "else more trials train the best one again"
     assert Evaluation.open(run / "test").metrics.protocol.endswith("settings too, among 1 trial")
     compared(tmp_path, tiles, [name], trials=2)
     assert json.loads(first.read_text())["trials"][:1] == before

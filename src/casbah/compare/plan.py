@@ -169,8 +169,8 @@ def _training(run: Run, part: Part, members: Sequence[Run | None], needs: tuple[
     def keep(device: str) -> None:
         if run.tuned:
             shutil.rmtree(output, ignore_errors=True)
-            output.parent.mkdir(parents=True, exist_ok=True)
-            (place / "model").replace(output)
+            # It stays in its study too, which more trials go on with.
+            ModelBundle.open(place / "model", verify=False).copy_to(output, link=True)
         _write_note(note, {"key": wanted(), "model": _digest(output), "device": device})
 
     suffix = "" if part.fold is None else f", fold {part.fold}"

@@ -162,19 +162,31 @@ class Product:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    def copy_to(self, path: str | Path, *, replaced: Mapping[str, Any] | None = None) -> Self:
+    def copy_to(self, path: str | Path, *, replaced: Mapping[str, Any] | None = None, link: bool = False) -> Self:
         """Write this product to `path` too, its JSON files that `replaced` names with those values.
 
+        With `link` the files take no more room, on file systems that can: for two places that Casbah alone writes.
         `InputError` and `WorldError` as for `write`.
         """
+        replaced = replaced or {}
         with self.write(path, parameters=self.manifest.parameters, inputs=self.manifest.inputs) as draft:
-            for name in self.manifest.files:
+            for name in self.manifest.files.keys() - replaced.keys():
                 target = draft.directory / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self.path / name, target)
-            for name, value in (replaced or {}).items():
+                if not (link and _linked(self.path / name, target)):
+                    shutil.copyfile(self.path / name, target)
+            for name, value in replaced.items():
                 draft.write_json(name, value)
         return self.open(path, verify=False)
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Give a file a second name; False where the file system can't."""
+    try:
+        os.link(source, target)
+    except OSError:
+        return False
+    return True
 
 
 def read_kind(path: Path, wanted: str = "product") -> Kind:
