@@ -6,6 +6,7 @@ from pathlib import Path
 
 import boto3
 import mlflow
+import numpy as np
 import pytest
 from builders import make_tiles
 from mlflow.store.artifact.s3_artifact_repo import _cached_get_s3_client
@@ -14,7 +15,9 @@ from scored_models import Blurred, make_bundle, submit, use_predictor
 from casbah import stack
 from casbah.errors import InputError, WorldError
 from casbah.evaluate import evaluate
+from casbah.finetune import finetune
 from casbah.grid import Grid
+from casbah.models import load
 from casbah.products.tiles import TileSet
 from casbah.register import register, rollback
 
@@ -101,6 +104,26 @@ def test_a_worse_model_stays_challenger_and_the_version_says_why_and_how_often_t
     assert "stays challenger" in client.get_model_version(name, "3").description
     decided = [client.get_model_version(name, v).tags["casbah.test_blocks_decided_before"] for v in ("1", "2", "3")]
     assert decided == ["0", "0", "1"]
+
+
+@pytest.mark.parametrize("experiment", ["unet_scratch_small", "urban_graphsage"])
+def test_a_network_is_loaded_by_its_alias_and_answers_as_the_bundle_does(
+    served: stack.Stack, tmp_path: Path, experiment: str
+) -> None:
+    name = f"t-served-{experiment}"
+    tiles = make_tiles(tmp_path / "tiles", grid=Grid("EPSG:32631", 500_000.0, 4_060_000.0, 192, 192), periods=2)
+    model = finetune(config=experiment, tiles=tiles.path, output=tmp_path / "model", overrides=["trainer.max_epochs=1"])
+    evaluation = evaluate(model=model.path, tiles=tiles.path, output=tmp_path / "test", resamples=50)
+    register(model=model.path, evaluation=evaluation.path, tiles=tiles.path, name=name)
+    loaded = mlflow.pyfunc.load_model(f"models:/{name}@champion")
+    images = np.asarray(tiles.split("test").images[:2])
+    index = [tiles.info.bands.index(band) for band in model.training.bands]
+    found = loaded.predict(images[:, :, index].astype(np.float32))
+    np.testing.assert_allclose(found, load(model).probabilities(images[:, :, index]), atol=1e-5)
+    assert found.std() > 0
+    needed = Path(mlflow.artifacts.download_artifacts(f"models:/{name}@champion/requirements.txt")).read_text()
+    assert ("torch-geometric==" in needed) is (experiment == "urban_graphsage")
+    assert "terratorch==" in needed
 
 
 def test_registering_the_same_model_again_makes_no_second_version(

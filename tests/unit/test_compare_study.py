@@ -359,6 +359,33 @@ def test_trees_converge_by_rounds_of_their_validation_loss(tmp_path: Path, tiles
     assert convergence(make_bundle(tmp_path / "none", tiles)) is None
 
 
+def test_the_study_is_every_model_that_is_to_be_compared() -> None:
+    networks = {
+        *("unet_scratch", "unet_imagenet", "deeplabv3plus_imagenet", "segformer_b2_imagenet"),
+        *("prithvi_100m_upernet", "prithvi_300m_upernet", "prithvi_100m_fcn", "prithvi_tiny_upernet"),
+        *("terramind_base_fpn", "terramind_base_upernet", "satmae_large_upernet", "scalemae_large_upernet"),
+        *("galileo_nano_upernet", "galileo_nano_scratch", "urban_graphsage", "unet_upsampled_small"),
+    }
+    assert set(study()) == networks | {"boosted_pixels", "boosted_context", "ensemble"}
+    small = set(study(small=True))
+    assert len(small) == len(study())
+    assert {"unet_scratch_small", "unet_upsampled_small", "boosted_pixels", "ensemble_small"} <= small
+
+
+def test_code_that_trains_otherwise_is_asked_again_and_keeps_what_it_would_make_the_same(
+    tmp_path: Path, tiles: TileSet, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from casbah.compare import plan
+
+    names = [yaml_of(tmp_path, "short", 2)]
+    first = compared(tmp_path, tiles, names)
+    started.clear()
+    monkeypatch.setattr(plan, "code", lambda: "of another version")
+    again = compared(tmp_path, tiles, names)
+    assert list(started) == ["short, seed 0, all tiles"], "the scores of the same model stand"
+    assert again.digest == first.digest
+
+
 def test_small_takes_the_variants_for_a_cpu_where_there_are_any(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hubs import COMMIT, Hub, serve
 
-from casbah import weights
+from casbah import storage, weights
 from casbah.cli import main
 from casbah.errors import InputError, WorldError
 from casbah.weights import download, entries
@@ -242,6 +242,18 @@ def test_a_file_that_the_hub_has_not_got_is_said_at_once(hub: Hub, store: Path) 
         weights.path(PRITHVI)
     assert len(hub.asked) == 1
     nothing_counts(store)
+
+
+def test_a_mirror_that_is_down_says_how_to_do_without_it_and_the_hub_alone_does(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr(storage, "FIRST_PAUSE", 0.01)
+    with pytest.raises(WorldError, match=rf"127\.0\.0\.1:9 failed .*casbah weights fetch {PRITHVI} --from hub"):
+        weights.path(PRITHVI)
+    assert weights.fetch(PRITHVI, source="hub").read_bytes() == CONTENT
+    assert "is not compared with what the mirror has" in capsys.readouterr().err
 
 
 def test_offline_without_a_mirror_fails_within_a_second_and_names_two_commands(

@@ -15,6 +15,7 @@ from casbah.compare.processes import Job
 from casbah.compare.rows import study
 from casbah.compare.scoring_process import SHOWN, SPLITS, bundles
 from casbah.errors import InputError
+from casbah.finetune.checkpoints import code
 from casbah.finetune.experiment import ENSEMBLE, TOP_LEVEL, Experiment, digest, names_model, read, without_places
 from casbah.products.evaluation import Evaluation
 from casbah.products.manifest import sha256_of
@@ -105,13 +106,17 @@ def plan(
 
 
 def key(run: Run, part: Part) -> str:
-    """What a training depends on: the experiment's settings, the weights that it names, tiles, seed and budget; and
-    where and in how many trials its settings are looked for, if they are."""
-    return digest([*_asked(run, part), *([run.trials] if run.trials else [])])
+    """What a training depends on: the experiment's settings, the weights that it names, tiles, seed and budget; where
+    and in how many trials its settings are looked for, if they are; and the code that trains."""
+    return digest([*_asked(run, part), *([run.trials] if run.trials else []), code()])
 
 
 def _asked(run: Run, part: Part) -> list[Any]:
-    """All that a training depends on but the number of trials, which may grow in one study."""
+    """All that a training depends on but the number of trials, which may grow in one study.
+
+    The settings are the YAML's. What it leaves open is the code's to say, whose digest is that of `key`: where it
+    changed, the stage is asked again, and keeps a model whose resolved configuration is the same.
+    """
     settings = without_places(run.row.experiment.settings)
     space = _space(run.row.experiment) if run.tuned else []
     return [settings, _weights(settings), part.tiles.digest, run.seed, run.budget, *space]

@@ -57,8 +57,8 @@ class Origin(NamedTuple):
 def study(small: bool = False) -> list[str]:
     """The experiments that are the rows of the study; with `small` each row's variant for a CPU, where it has one."""
     names = experiments.names()
-    rows = [name for name in names if not name.endswith(SMALL)]
-    # Rows without one (trees, a small U-Net) are small themselves.
+    rows = [name for name in names if name.removesuffix(SMALL) not in names or not name.endswith(SMALL)]
+    # Rows without one (trees, a U-Net that is small by its name) are small themselves.
     return [name + SMALL if small and name + SMALL in names else name for name in rows]
 
 

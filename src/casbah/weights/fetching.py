@@ -37,7 +37,8 @@ def fetch(name: str, *, source: Source | None = None, accept: Iterable[str] = ()
 
     Args:
         name: An entry of the manifest, or a backbone that it serves.
-        source: `hub` or `mirror`, in place of the mirror first. A mirror's pin holds for a file from the hub too.
+        source: `hub` or `mirror`, in place of the mirror first. The pin of a mirror that answers holds for a file from
+            the hub too.
         accept: Non-commercial licences that the person accepts, by name; remembered beside the store.
 
     Raises:
@@ -52,7 +53,7 @@ def fetch(name: str, *, source: Source | None = None, accept: Iterable[str] = ()
         if (here := _here(entry, store, accepted)) is not None:  # another process brought it meanwhile
             return here
         far = mirror.Mirror() if source == "mirror" or mirror.named() else None
-        there = far.facts(entry) if far else None
+        there = _facts_there(entry, far, source) if far else None
         if far and there and source != "hub":
             return _from_mirror(entry, store, far, there, accepted)
         if far and source == "mirror":
@@ -62,6 +63,18 @@ def fetch(name: str, *, source: Source | None = None, accept: Iterable[str] = ()
             )
         _check_accepted(entry, accepted)
         return _from_hub(entry, store, there)
+
+
+def _facts_there(entry: Published, far: mirror.Mirror, source: Source | None) -> Facts | None:
+    """What the mirror knows of an entry; None where that is nothing, or it is down and `source` is the hub."""
+    try:
+        return far.facts(entry)
+    except WorldError as error:
+        if source == "hub":
+            progress.say(f"{error}; what comes from the hub is not compared with what the mirror has")
+            return None
+        hint = "" if source else f" (`casbah weights fetch {entry.name} --from hub` does without the mirror)"
+        raise WorldError(f"{error}{hint}") from error
 
 
 def add(name: str, file: Path, *, accept: Iterable[str] = ()) -> Path:
