@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,11 +75,19 @@ def test_scalemae_sees_eight_bit_images_standardised_as_imagenet() -> None:
         np.testing.assert_allclose(eight_bit, eight_bit.round(), atol=1e-3)
 
 
-def test_an_offset_left_on_or_an_eight_bit_image_would_fall_out_of_it() -> None:
-    """The ranges above would catch the two usual mistakes."""
-    assert np.median(seen_by("galileo", "L1C", offset=BOA_OFFSET)) > 0.7
-    assert np.median(seen_by("satmae", "L1C", offset=BOA_OFFSET)) > 0.7
-    assert seen_by("terramind_v1", "L1C", scale=255 / 10_000).std(axis=1).max() < 0.1
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("name", "dark"), [*((name, 0.0) for name in PLAIN), ("satmae", 0.4), ("galileo", 0.35), ("scalemae", -1.0)]
+)
+def test_dark_land_is_dark_in_every_band_which_an_offset_left_on_or_a_wrong_scale_would_change(
+    name: str, dark: float, level: str
+) -> None:
+    """`dark` lies between what water, the darkest material, is in the right units and in the usual wrong ones."""
+    found = seen_by(name, level)
+    assert (found.min(axis=1) < dark).all()
+    assert not (seen_by(name, level, offset=BOA_OFFSET).min(axis=1) < dark).all()
+    for scale in (0.1, 255 / 10_000):
+        assert seen_by(name, level, scale=scale).std(axis=1).max() < found.std(axis=1).min()
 
 
 def test_the_offset_of_terraminds_statistics_is_taken_off() -> None:
@@ -277,3 +286,14 @@ def test_the_patches_of_the_table_are_those_of_the_backbones(name: str, backbone
     else:  # TerraMind embeds flattened patches
         projection = next(value for key, value in found.named_parameters() if "proj.weight" in key)
         assert projection.shape[1] == len(BAND_NAMES) * inputs.pretraining(name, "L2A").patch ** 2
+
+
+@pytest.mark.parametrize(
+    ("darkest", "normalise", "doubted"), [(1100, "none", True), (900, "none", False), (1100, "scene", False)]
+)
+def test_an_offset_that_may_be_left_on_is_told(darkest: int, normalise: str, doubted: bool) -> None:
+    info = SimpleNamespace(normalise=normalise)
+    low = [[darkest + 300.0, float("nan")], [float(darkest), 2000.0]]
+    said = inputs.units_in_doubt(SimpleNamespace(path="tiles", info=info, statistics={"low": low}))
+    assert bool(said) is doubted
+    assert not doubted or "1st percentile at 1100: is the offset of 1000" in said[0]

@@ -383,6 +383,20 @@ def caveats(normalisation: str, backbone: str, info: TileInfo) -> list[str]:
     return found
 
 
+def units_in_doubt(tiles: TileSet) -> list[str]:
+    """A sentence where no band of the training tiles is dark anywhere, as when the offset of baseline 04.00 is left on.
+
+    It is no error: bright sand under haze looks the same.
+    """
+    darkest = float(np.nanmin(np.asarray(tiles.statistics["low"], np.float64)))
+    if tiles.info.normalise != "none" or darkest < BOA_OFFSET:
+        return []
+    return [
+        f"even the darkest band of {tiles.path} has its 1st percentile at {darkest:g}: is the offset of {BOA_OFFSET} "
+        "(processing baseline 04.00) left on? `casbah ingest` takes it off, and --offset settles a dispute"
+    ]
+
+
 def check_as_seen(tiles: TileSet, normalisation: str) -> None:
     """`InputError` where published figures would be taken for scenes that were brought to a common mean."""
     if normalisation != TRAIN and tiles.info.normalise != "none":

@@ -162,7 +162,8 @@ class BuildingSegmentationTask(SemanticSegmentationTask):
             return
         data = self.trainer.datamodule
         inputs.check_pretrained(self.factory, self.model_args, data.normalisation, "the experiment")
-        for caveat in inputs.caveats(data.normalisation, str(self.model_args.get("backbone")), data.tile_set.info):
+        found = inputs.caveats(data.normalisation, str(self.model_args.get("backbone")), data.tile_set.info)
+        for caveat in [*found, *inputs.units_in_doubt(data.tile_set)]:
             say(caveat)
         self.model_args = complete(self.factory, self.model_args, data, self.upsample)
         torch.manual_seed(data.seed)
