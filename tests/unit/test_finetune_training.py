@@ -237,6 +237,9 @@ def test_bfloat16_is_taken_only_where_the_device_has_it_and_the_experiment_allow
         overrides=["trainer.max_epochs=1", "model.init_args.mixed_precision=false"],
     )
     assert not network.load(exact).mixed_precision
+    told = exact.training
+    assert (told.device, told.precision) == ("cpu", "float32")
+    assert told.tiles_per_second == pytest.approx(len(tiles.split("train")) / told.seconds, rel=0.01)
 
 
 def test_bfloat16_on_a_cpu_moves_probabilities_by_less_than_a_hundredth(

@@ -66,8 +66,8 @@ def cells(results: Results) -> list[dict[str, Any]]:
 
 COLUMNS = (
     "experiment", "seed", "budget", "fold", "tiles", "km2", "starts_from", "parameters", "epochs", "best_epoch",
-    "convergence", "seconds", "device", "peak_memory", "threshold", "validation_iou", "run_validation_iou",
-    "run_test_iou", "run_test_f1", "model", "why",
+    "convergence", "seconds", "device", "precision", "tiles_per_second", "peak_memory", "threshold", "validation_iou",
+    "run_validation_iou", "run_test_iou", "run_test_f1", "model", "why",
 )  # fmt: skip
 """Of `cells`; those that begin with `run_` are of all folds together."""
 
@@ -90,6 +90,8 @@ def _cell(one: Measured, number: int, results: Results) -> dict[str, Any]:
         "convergence": convergence(model),
         "seconds": training.seconds,
         "device": one.device,
+        "precision": training.precision,
+        "tiles_per_second": training.tiles_per_second,
         "peak_memory": training.peak_memory,
         "threshold": training.threshold,
         "validation_iou": (model.metrics.get("validation") or {}).get("iou"),

@@ -376,6 +376,8 @@ def _write(run: _Run, checkpoint: EpochModelCheckpoint, directory: Path, output:
 def _training(run: _Run, checkpoint: EpochModelCheckpoint, parameters: int) -> Training:
     blocks = run.tiles.split("train").blocks
     val = run.tiles.split("val").blocks
+    device = run.trainer.strategy.root_device
+    seen = len(run.data.train_rows) * len(checkpoint.history)
     return Training(
         experiment=run.experiment.name,
         kind="network",
@@ -395,8 +397,19 @@ def _training(run: _Run, checkpoint: EpochModelCheckpoint, parameters: int) -> T
         best_epoch=checkpoint.best_epoch,
         seconds=round(checkpoint.seconds, 3),
         peak_memory=int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else bundling.peak_memory(),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        precision=_precision(run, device),
+        tiles_per_second=round(seen / checkpoint.seconds, 3) if checkpoint.seconds else None,
         **bundling.facts_of(run.tiles),
     )
+
+
+def _precision(run: _Run, device: torch.device) -> str:
+    """`bfloat16` or `float32` where the task decides, else what the trainer was told (`16-mixed`)."""
+    if network.takes_bf16(device, getattr(run.task, "mixed_precision", False)):
+        return "bfloat16"
+    told = str(run.trainer.precision)
+    return "float32" if told == "32-true" else told
 
 
 def _plain(value: Any) -> Any:

@@ -62,6 +62,12 @@ class Training(BaseModel):
     seconds: float = 0.0
     peak_memory: int = 0
     """Bytes of resident memory (CPU) or of the device (GPU) at the peak."""
+    device: str | None = None
+    """What a network trained on: `cpu`, or the name of the GPU."""
+    precision: str | None = None
+    """Of a network's products of matrices: `float32`, `bfloat16`, or what its trainer was told."""
+    tiles_per_second: float | None = None
+    """Training tiles that a network learned from in a second, time for validation counted in."""
     refit: str | None = None
     """None, or which refit this is of a k-fold protocol (`refit of 4 folds`): its scores are the protocol's."""
     simulated: bool = False
