@@ -19,7 +19,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down test test-unit lint format types bench pisa algiers pipeline clean clean-data FORCE
+.PHONY: help install demo up down test test-study test-unit lint format types bench pisa algiers pipeline clean clean-data FORCE
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 — \2/p' $(MAKEFILE_LIST)
@@ -53,8 +53,11 @@ up: install ## Start the embedded object store and MLflow for your own work
 down: install ## Stop them
 	@$(BIN)/casbah down
 
-test: install lint types ## Lint, types, and every test that this machine can run
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto --dist loadfile
+test: install lint types ## Lint, types, and every test that this machine can run but the study
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/study -n auto --dist loadfile
+
+test-study: install ## `casbah compare --small`, every row of the study: a quarter of an hour
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/study -s
 
 test-unit: install ## The tests that need no services (seconds)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --dist loadfile

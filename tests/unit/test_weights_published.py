@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from casbah import weights
+from casbah.bands import BAND_NAMES
 from casbah.errors import InputError
 from casbah.models import network, published, torchvision_cure
 from casbah.models.published import load
@@ -29,6 +31,7 @@ with network.quiet():
     from terratorch.models.backbones.prithvi_mae import PrithviMAE
     from terratorch.models.backbones.terramind.model import terramind_register
     from terratorch.models.backbones.terramind.model.terramind_vit import TerraMindViT
+    from terratorch.registry import TERRATORCH_BACKBONE_REGISTRY
 
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 HLS = ["BLUE", "GREEN", "RED", "NIR_NARROW", "SWIR_1", "SWIR_2"]
@@ -489,6 +492,44 @@ def test_layouts_that_were_read_from_the_builders_are_recognised(shared: Path) -
     for backbone, shapes in layouts.items():
         state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         assert recognised(state) == weights.find(backbone).family, described(state)
+
+
+def at_full_size(backbone: str) -> tuple[nn.Module, list[str] | None]:
+    """The backbone as its experiment builds it, for two dates where it takes them itself, and the channels it takes."""
+    if backbone.startswith("prithvi"):
+        return TERRATORCH_BACKBONE_REGISTRY.build(backbone, pretrained=False, num_frames=2, bands=HLS), HLS
+    if backbone.startswith("terramind"):
+        return TERRATORCH_BACKBONE_REGISTRY.build(backbone, pretrained=False, modalities=["S2L2A"]), None
+    bands = list(BAND_NAMES)
+    return smp.encoders.get_encoder(backbone, in_channels=len(bands), weights=None), bands
+
+
+@pytest.mark.parametrize(
+    ("kind", "backbone"),
+    [
+        *(("prithvi", name) for name in ("prithvi_eo_v1_100", "prithvi_eo_v2_300", "prithvi_eo_v2_tiny_tl")),
+        *(("terramind", name) for name in ("terramind_v1_base", "terramind_v1_tiny")),
+        *(("smp_encoders", name) for name in ("resnet50", "mit_b2")),
+    ],
+)
+def test_a_file_of_the_published_names_and_shapes_fills_the_backbone_at_full_size(
+    kind: str, backbone: str, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = shared / "reference/checkpoint_layouts.json"
+    if not file.is_file():
+        pytest.skip(f"no {file}")
+    found = json.loads(file.read_text())[kind][backbone]
+    shapes = found.get("mae_checkpoint_layout") or found.get("encoder_with_six_raw_modalities") or found
+    # One number stretched to each shape takes no room.
+    state = {name: torch.full((), 0.25).expand(shape) for name, shape in shapes.items()}
+    monkeypatch.setattr(published, "read_state", lambda _: state)
+    module, bands = at_full_size(backbone)
+    match = load(module, backbone, Path("published.pt"), bands)
+    assert match.matched == match.expected > 100
+    loaded = dict(module.named_parameters())
+    norms = [value for name, value in loaded.items() if re.search(r"(norm1|norm|bn1)\.weight$", name)]
+    assert norms
+    assert all((value == 0.25).all() for value in norms)
 
 
 # --- Networks ---------------------------------------------------------------------------------------------------------
