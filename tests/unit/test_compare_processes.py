@@ -213,7 +213,7 @@ def test_the_scoring_of_a_study_ends_with_its_parent(tmp_path: Path) -> None:
     (tmp_path / "tiles").mkdir()
     os.mkfifo(tmp_path / "tiles" / "manifest.json")  # whoever opens it waits for ever
     command = [sys.executable, "-m", "casbah.compare.scoring_process"]
-    words = [str(tmp_path / "model"), str(tmp_path / "tiles"), str(tmp_path / "scores"), "0"]
+    words = [str(tmp_path / "model"), str(tmp_path / "tiles"), str(tmp_path / "scores")]
     with subprocess.Popen([*command, *words], stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         try:

@@ -20,7 +20,7 @@ from casbah import experiments
 from casbah.cli import main
 from casbah.compare import compare, report, scoring_process
 from casbah.compare.ground import Ground
-from casbah.compare.plan import CASBAH
+from casbah.compare.plan import CASBAH, read_rows
 from casbah.compare.processes import Failure, Job, Outcome
 from casbah.compare.results import convergence
 from casbah.compare.rows import RANDOM, origin, study
@@ -397,6 +397,9 @@ def test_small_takes_the_variants_for_a_cpu_where_there_are_any(
 
 
 def test_a_setting_goes_to_the_rows_of_its_kind(tmp_path: Path, tiles: TileSet) -> None:
+    given = ["trees.rounds=3", "trainer.max_epochs=1", "weights=validation"]
+    rows = read_rows(["boosted_pixels", "unet_scratch_small", "ensemble_small"], False, given)
+    assert [row.overrides for row in rows] == [(one,) for one in given]
     done = compared(tmp_path, tiles, [yaml_of(tmp_path, "short", 9)], overrides=["trees.rounds=3"])
     assert cells(done)[0]["best_epoch"] == "3"
     with pytest.raises(InputError, match=r"trainer.max_epochs=1 is a setting of none of short"):
@@ -523,6 +526,17 @@ def test_with_trials_every_fold_is_tuned_by_itself(tmp_path: Path, started: Star
     ModelBundle.open(place / "models" / "fold_1").tuned_among(3)
     with pytest.raises(InputError, match=r"fold_1 was tuned among 3 trials, and .*fold_0 among 2"):
         evaluate(model=place / "models", tiles=folds.path, output=tmp_path / "again")
+
+
+def test_an_ensemble_of_tuned_folds_is_scored_as_one_protocol(tmp_path: Path) -> None:
+    folds = make_tiles(tmp_path / "folds", folds=2)
+    names = [yaml_of(tmp_path, "one", 3), yaml_of(tmp_path, "two", 5)]
+    blend = tmp_path / "blend.yaml"
+    blend.write_text(json.dumps({"kind": "ensemble", "members": names}))
+    done = compared(tmp_path, folds, [*names, str(blend)], trials=2)
+    assert not done.facts.failed
+    assert {row.experiment for row in done.facts.rows} == {"one", "two", "blend"}
+    assert done.facts.protocol.endswith("settings too, among 2 trials"), "of all three rows"
 
 
 def test_with_trials_more_of_them_go_on_and_a_changed_experiment_is_tuned_anew(

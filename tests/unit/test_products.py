@@ -44,6 +44,18 @@ def test_a_flipped_byte_is_found(labels: LabelSet) -> None:
         LabelSet.open(labels.path)
 
 
+def test_a_copy_of_what_was_changed_is_refused_and_a_whole_one_is_the_same_product(
+    labels: LabelSet, tmp_path: Path
+) -> None:
+    for link in (False, True):
+        assert labels.copy_to(tmp_path / f"copy-{link}", link=link).digest == labels.digest
+        LabelSet.open(tmp_path / f"copy-{link}")
+    (labels.path / "coverage.tif").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"coverage.tif is not the file that was written"):
+        labels.copy_to(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_missing_file_is_named(labels: LabelSet) -> None:
     (labels.path / "mask.tif").unlink()
     with pytest.raises(InputError, match=r"lacks mask.tif, which its manifest lists: copy the whole directory"):

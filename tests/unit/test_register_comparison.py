@@ -216,6 +216,14 @@ def test_a_refit_with_settings_of_its_own_is_registered_with_folds_that_were_tun
         open_candidate(other.path, evaluation.path, folds.path, None)
 
 
+def test_folds_that_were_tuned_are_one_evaluation_of_one_experiment_alone(tmp_path: Path) -> None:
+    folds = make_tiles(tmp_path / "folds", folds=2)
+    for number, (fold, experiment) in enumerate(zip(folds.folds, ("trees", "net"), strict=True)):
+        make_bundle(tmp_path / "models" / f"fold_{number}", fold, experiment=experiment, trials=3)
+    with pytest.raises(InputError, match=r"fold_1 \(net, seed 0\) was trained from another configuration"):
+        evaluate(model=tmp_path / "models", tiles=folds.path, output=tmp_path / "out", resamples=20)
+
+
 def test_a_model_of_normalised_scenes_is_not_registered_since_it_would_be_served_others(
     tmp_path: Path, tiles: TileSet
 ) -> None:

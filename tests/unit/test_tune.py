@@ -241,6 +241,21 @@ def test_a_larger_budget_goes_on_from_a_smaller_one_and_a_smaller_one_is_refused
         tune(**options(tiles, tmp_path / "out", my_space, trials=4))
 
 
+def test_what_a_store_knows_does_not_take_the_place_of_another_study(
+    tiles: TileSet, tmp_path: Path, my_space: Path, pretend: Pretend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from casbah.tune.mirror import Mirror
+
+    pretend()
+    tune(**options(tiles, tmp_path / "out", my_space, trials=2))
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setattr(Mirror, "fetch", lambda self: pytest.fail("was fetched over the other study"))
+    other = options(tiles, tmp_path / "out", my_space, trials=2) | {"seed": 5, "checkpoints": "s3://casbah/here"}
+    with pytest.raises(InputError, match="holds a study of another --seed"):
+        tune(**other)
+
+
 def test_the_best_model_is_made_again_where_it_was_deleted(
     tiles: TileSet, tmp_path: Path, my_space: Path, pretend: Pretend
 ) -> None:

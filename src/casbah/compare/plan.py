@@ -16,7 +16,16 @@ from casbah.compare.rows import study
 from casbah.compare.scoring_process import SHOWN, SPLITS, bundles
 from casbah.errors import InputError
 from casbah.finetune.checkpoints import code
-from casbah.finetune.experiment import ENSEMBLE, TOP_LEVEL, Experiment, digest, names_model, read, without_places
+from casbah.finetune.experiment import (
+    ENSEMBLE,
+    NETWORK,
+    TOP_LEVEL,
+    Experiment,
+    digest,
+    names_model,
+    read,
+    without_places,
+)
 from casbah.products.evaluation import Evaluation
 from casbah.products.manifest import sha256_of
 from casbah.products.model import ModelBundle
@@ -70,14 +79,14 @@ class Run:
 def read_rows(names: Sequence[str], small: bool, overrides: Sequence[str]) -> list[Row]:
     """The experiments as rows: those named, or all of the study. `InputError` for one that can't be read.
 
-    An override of a network's settings is not given to trees, nor the other way round.
+    An override of a network's settings is given to networks alone, and likewise for trees and ensembles.
     """
     if names and small:
         raise InputError("--small takes the small variants of all rows: leave it out, or name no experiment")
     rows, used = [], set()
     for name in names or study(small):
-        networks = read(name).is_network
-        own = tuple(one for one in overrides if (one.partition("=")[0].partition(".")[0] in TOP_LEVEL) is networks)
+        kind = read(name).kind
+        own = tuple(one for one in overrides if _takes(kind, one.partition("=")[0].partition(".")[0]))
         used |= set(own)
         rows.append(Row(read(name, own), str(Path(name).resolve()) if Path(name).is_file() else name, own))
     if idle := [one for one in overrides if one not in used]:
@@ -86,6 +95,14 @@ def read_rows(names: Sequence[str], small: bool, overrides: Sequence[str]) -> li
     if twice := sorted({name for name in called if called.count(name) > 1}):
         raise InputError(f"two experiments are called {twice[0]}: rename one of the files")
     return rows
+
+
+def _takes(kind: str, key: str) -> bool:
+    """Whether experiments of a kind have settings under a first key; trees get what nobody knows, and refuse it."""
+    if kind == NETWORK:
+        return key in TOP_LEVEL
+    of_blends = key in ("members", "weights")
+    return key == "seed" or of_blends if kind == ENSEMBLE else key not in TOP_LEVEL and not of_blends
 
 
 def plan(

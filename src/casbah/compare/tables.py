@@ -29,7 +29,7 @@ def facts(results: Results) -> ComparisonFacts:
     said = [line for one in results.measured for line in one.test.metrics.attribution]
     return ComparisonFacts(
         best=best,
-        protocol=results.measured[0].test.metrics.protocol if results.measured else "",
+        protocol=_protocol(results.measured),
         tiles=results.ground.digest,
         blocks=len(results.measured[0].counts) if results.measured else 0,
         headline=headline,
@@ -53,6 +53,17 @@ def facts(results: Results) -> ComparisonFacts:
             "train_tiles": results.ground.train_tiles,
         },
     )
+
+
+def _protocol(measured: Sequence[Measured]) -> str:
+    """That of all rows; where they differ (an untuned ensemble beside rows that were tuned), each with its rows."""
+    rows: dict[str, list[str]] = {}
+    for one in measured:
+        names = rows.setdefault(one.test.metrics.protocol, [])
+        names += [one.experiment] if one.experiment not in names else []
+    if len(rows) < 2:
+        return next(iter(rows), "")
+    return "; ".join(f"{', '.join(names)}: {protocol}" for protocol, names in rows.items())
 
 
 def cells(results: Results) -> list[dict[str, Any]]:

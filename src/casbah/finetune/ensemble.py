@@ -79,7 +79,7 @@ def train(order: Order, to: Delivery) -> ModelBundle:
     plan = _Plan(order)
     check_target(to.output, ModelBundle.schema)
     plan.check_output(to.output)
-    kept = bundling.finished(to.output, plan.digest, tiles) if to.resume else None
+    kept = bundling.finished(to.output, plan.digest, tiles, trials=None) if to.resume else None
     if kept is not None and plan.is_of(kept):
         say(f"{to.name}: {to.output} was trained before, and is kept")
         return kept
@@ -298,6 +298,7 @@ def _training(plan: _Plan, bundles: Mapping[str, ModelBundle], threshold: float,
         },
         config=plan.digest,
         seed=plan.order.seed,
+        trials=max(training.trials for training in trainings),
         pretrained="; ".join(pretrained) or None,
         parameters=sum(training.parameters for training in trainings),
         seconds=round(seconds + sum(training.seconds for training in trainings), 3),

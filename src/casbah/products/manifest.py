@@ -166,11 +166,12 @@ class Product:
         """Write this product to `path` too, its JSON files that `replaced` names with those values.
 
         With `link` the files take no more room, on file systems that can: for two places that Casbah alone writes.
-        `InputError` and `WorldError` as for `write`.
+        `InputError` where a file is not the one that was written, and as for `write`; `WorldError` as for `write`.
         """
         replaced = replaced or {}
         with self.write(path, parameters=self.manifest.parameters, inputs=self.manifest.inputs) as draft:
             for name in self.manifest.files.keys() - replaced.keys():
+                _check_file(self.path, name, self.manifest.files[name], verify=True)
                 target = draft.directory / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if not (link and _linked(self.path / name, target)):

@@ -50,8 +50,8 @@ class Training(BaseModel):
     """Digest of the resolved configuration."""
     seed: int
     trials: int = 0
-    """Among how many trials the settings were looked for on the model's own validation (`casbah.tune`); 0 where they
-    were given."""
+    """Among how many trials the settings were looked for on the model's own validation (`casbah.tune`), or those of an
+    ensemble's members; 0 where they were given."""
     pretrained: str | None = None
     """What the backbone's weights were pretrained on (of an ensemble: which members' on what); None where the model
     started from random weights."""

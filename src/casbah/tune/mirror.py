@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import casbah
-from casbah.errors import CasbahError
+from casbah.errors import CasbahError, WorldError
+from casbah.exclusion import alone
 from casbah.finetune import checkpoints
 from casbah.finetune.experiment import digest
 from casbah.progress import say
@@ -18,8 +19,8 @@ class Mirror:
 
     That is what it was `begun` with (see `casbah.tune.record.WORDS`), the number of `trials`, and the code that trains:
     a study of more trials is another one there, since the best of more can't be that of fewer. The journal is sent
-    after every trial. A model is not: the best one's checkpoints stay, from which it is made again without training.
-    Those of the others go.
+    after every trial. A model is not: of a network the best trial's checkpoints stay, from which it is made again
+    without training, and those of the others go; trees are grown again.
     """
 
     def __init__(self, address: str, directory: Path, begun: Mapping[str, Any], trials: int) -> None:
@@ -27,7 +28,8 @@ class Mirror:
         self.place = Location.parse(address) / "tuning" / digest(asked)
         self._directory = directory
         self._store = Store.from_environment()
-        self._warned = False
+        self.lost = False
+        """Whether the store failed: from then on checkpoints lie on this machine alone."""
 
     def fetch(self) -> None:
         """Bring the journal where it is longer than the one on this machine, and so holds more trials.
@@ -39,9 +41,10 @@ class Mirror:
         if not self._store.exists(there):
             return
         found = self._store.read(there)
-        if not here.is_file() or here.stat().st_size < len(found):
-            say(f"the study goes on from {there}")
-            self._store.get(there, here)
+        with alone(self._directory, "casbah tune"):
+            if not here.is_file() or here.stat().st_size < len(found):
+                say(f"the study goes on from {there}")
+                self._store.get(there, here)
 
     def checkpoints(self, trial: int) -> str:
         """The address below which a trial keeps its checkpoints."""
@@ -52,16 +55,19 @@ class Mirror:
 
         A store that fails is told once, and costs what it would have saved.
         """
+        here, there = self._directory / JOURNAL, self.place / JOURNAL
         try:
-            self._store.put(self._directory / JOURNAL, self.place / JOURNAL)
+            if self._store.exists(there) and len(self._store.read(there)) > here.stat().st_size:
+                raise WorldError(f"{there} holds more trials than {here}: another machine makes the same study")
+            self._store.put(here, there)
             for location in self._store.list(self._trials):
                 number = location.key.removeprefix(self._trials.key).partition("/")[0]
                 if number != str(best) and int(number) <= recorded:
                     self._store.remove(location)
         except CasbahError as error:
-            if not self._warned:
-                say(f"{error}; tuning goes on, and another machine would begin again")
-            self._warned = True
+            if not self.lost:
+                say(f"{error}; tuning goes on, and what it finds from here on is kept on this machine alone")
+            self.lost = True
 
     @property
     def _trials(self) -> Location:

@@ -75,7 +75,10 @@ def tune(
         max_labels=max_labels,
         jobs=jobs,
     )
-    parts = [_mirrored(part, plan, checkpoints) for part in _parts(Path(tiles), Path(output))]
+    parts = _parts(Path(tiles), Path(output))
+    for part in parts:  # before what a store knows takes the place of something else
+        _left(plan, part)
+    parts = [_mirrored(part, plan, checkpoints) for part in parts]
     left = [_left(plan, part) for part in parts]
     with ThreadPoolExecutor(jobs) as threads, Trainer() as trainer:
         if any(left):

@@ -204,7 +204,7 @@ class _Study:
 
     def _checkpoints(self, number: int) -> str | Path:
         """Where a network's trial keeps them; those of a mirrored study lie at that path too while it trains."""
-        if self.part.mirror is not None:
+        if self.part.mirror is not None and not self.part.mirror.lost:
             return self.part.mirror.checkpoints(number)
         return self.place / f".{number}.checkpoints"
 
@@ -259,6 +259,7 @@ class _Study:
         bundle = self.place / str(trial.number)
         if best is not None and trial.number == best.number:
             self.part.model.parent.mkdir(parents=True, exist_ok=True)
+            ModelBundle.open(bundle, verify=False).tuned_among(len(self.record.trials))
             replace_directory(bundle, self.part.model)
         else:
             shutil.rmtree(bundle, ignore_errors=True)
@@ -274,6 +275,8 @@ class _Study:
         if _config_of(self.part.model) != best.config:
             self._bring(best)
         ModelBundle.open(self.part.model, verify=False).tuned_among(len(trials))
+        if self.part.mirror is not None:
+            self.part.mirror.keep(best.number, len(trials) - 1)
         for left in self.place.iterdir():
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
