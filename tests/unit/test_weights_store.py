@@ -365,6 +365,7 @@ def test_the_commands_print_files_and_refuse_unknown_names(
     assert "pinned, 3.1 MB" in listed
     assert "(non-commercial)" in listed
     assert all(name in listed for name in entries())
+    assert "satmae_vit_large: the licence is that which a pull request" in listed, "what is known of it by hearsay"
     with pytest.raises(SystemExit) as ended:
         main(["weights", "fetch", "prithvi_eo_v2_tiny"])
     assert ended.value.code == 2

@@ -56,7 +56,11 @@ def list_() -> None:
         others = ", ".join(name for name in entry.backbones if name != entry.name)
         called = f"{entry.name}\n  for {others}" if others else entry.name
         table.add_row(called, entry.source, entry.stated_licence, digest, here)
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    for entry in entries().values():
+        if entry.note:
+            console.print(f"{entry.name}: {entry.note}", markup=False)
 
 
 @commands.command()
@@ -65,7 +69,7 @@ def fetch(
     source: Source | None = typer.Option(
         None,
         "--from",
-        help="Take the file from the hub, or the mirror, alone; a mirror's pin holds for both.  "
+        help="Take the file from the hub, or the mirror, alone; the pin of a mirror that answers holds for both.  "
         "[default: the mirror, where there is one, first]",
     ),
     accept_licence: list[str] = _ACCEPT,
