@@ -1,6 +1,8 @@
 """Training balances the classes for real, frees the backbone on time, stops at NaN, and writes what predicts."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +257,18 @@ def test_bfloat16_on_a_cpu_moves_probabilities_by_less_than_a_hundredth(
         found.append(network.load(bundle).probabilities(images))
     assert np.any(found[0] != found[1]), "both were computed in float32"
     assert np.abs(found[0] - found[1]).max() < 0.01
+
+
+@pytest.mark.parametrize("module", ["casbah.finetune.fit", "casbah.finetune.task", "casbah.models.network"])
+def test_float32_is_float32_whatever_a_backbone_of_terratorch_asks_for_when_it_is_imported(module: str) -> None:
+    code = (
+        "from casbah.models import torchvision_cure; torchvision_cure.apply(); "
+        f"import torch, {module}; from casbah.models import network\n"
+        "with network.quiet():\n    import terratorch.models.backbones.clay_v15.model\n"
+        "print(torch.get_float32_matmul_precision())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split()[-1:] == ["highest"], done.stderr
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

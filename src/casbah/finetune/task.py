@@ -1,6 +1,7 @@
 """`BuildingSegmentationTask`: TerraTorch's segmentation task, scored and balanced for the class building alone."""
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -18,6 +19,9 @@ from casbah.finetune.loss import MOST_UNMAPPED, BuildingLoss, PixelLoss
 from casbah.models import graph, network
 from casbah.products.tiles import TileInfo
 from casbah.progress import say
+
+if "terratorch_FLOAT_32_PRECISION" not in os.environ:
+    torch.set_float32_matmul_precision("highest")  # which the import of TerraTorch lowers: see `network.quiet`
 
 STEPS = 200
 """Probabilities are counted in steps of 1 / 200 while training; the threshold of a bundle is chosen more finely."""

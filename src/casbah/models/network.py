@@ -45,7 +45,12 @@ DIHEDRAL = tuple((turns, flip) for flip in (False, True) for turns in range(4))
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the chatter of the libraries from people, and their edits of the environment from the process."""
+    """Keep the chatter of the libraries from people, and their edits of the environment from the process.
+
+    One of TerraTorch's backbones lowers the precision of all float32 products when it is imported, which on a CPU with
+    matrix units of its own (AMX) makes them bfloat16 for whoever asked for float32.
+    """
+    exactness = torch.get_float32_matmul_precision()
     environment = {name: os.environ.get(name) for name in TERRATORCH_EDITS}
     names = ("lightning", "lightning.pytorch", "lightning.fabric", "terratorch", "torchgeo", "root", "mlflow")
     levels = {name: logging.getLogger(name).level for name in names}
@@ -56,6 +61,7 @@ def quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
+        torch.set_float32_matmul_precision(exactness)
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
         for name, value in environment.items():

@@ -105,7 +105,7 @@ def _check_trained_as_its_folds(candidate: Candidate) -> None:
         differs = "settings were looked for among another number of trials"
     elif candidate.metrics.experiment != model.training.experiment:
         differs = "another experiment"
-    elif {fold.get("seed", model.training.seed) for fold in folds} != {model.training.seed}:
+    elif model.training.trials and {fold["seed"] for fold in folds} != {model.training.seed}:
         differs = "another seed"
     elif not model.training.trials and {fold.get("config") for fold in folds} != {model.training.config}:
         differs = "another configuration"
