@@ -100,6 +100,7 @@ def test_a_study_goes_on_on_another_machine_from_what_the_store_keeps_of_it(
 ) -> None:
     from casbah import stack
     from casbah.storage import Location, Store
+    from casbah.tune.mirror import Mirror
 
     tiles = make_tiles(tmp_path / "tiles")
     network = ["--config", "prithvi_tiny_upernet", "--set", "trainer.max_epochs=2", "--checkpoints", "s3://casbah/here"]
@@ -127,5 +128,13 @@ def test_a_study_goes_on_on_another_machine_from_what_the_store_keeps_of_it(
         assert "trial 0: prithvi_tiny_upernet: 2 epochs were done before" in again.stderr
         kept = [found.key.partition("/trials/")[2].partition("/")[0] for found in store.list(where)]
         assert {number for number in kept if number} == {"0"}, "of the other trial nothing is of any use"
+        mirror = Mirror("s3://casbah/here", tmp_path / "other", {"seed": 0}, 2)
+        mirror.keep(0, 1)
+        assert store.read(mirror.place / "journal.log") == (tmp_path / "other" / "journal.log").read_bytes()
+        longer = store.read(mirror.place / "journal.log") + b"of another machine"
+        store.write(longer, mirror.place / "journal.log")
+        mirror.keep(0, 1)
+        assert mirror.lost
+        assert store.read(mirror.place / "journal.log") == longer, "a shorter record took the place of a longer one"
     finally:
         stack.down(tmp_path / "stack")

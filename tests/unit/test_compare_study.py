@@ -539,6 +539,22 @@ def test_an_ensemble_of_tuned_folds_is_scored_as_one_protocol(tmp_path: Path) ->
     assert done.facts.protocol.endswith("settings too, among 2 trials"), "of all three rows"
 
 
+def test_where_rows_differ_in_their_protocol_the_report_says_which_has_which(tmp_path: Path, tiles: TileSet) -> None:
+    names = [yaml_of(tmp_path, "one", 3), yaml_of(tmp_path, "two", 5)]
+    compared(tmp_path, tiles, names[:1], trials=2)
+    compared(tmp_path, tiles, names[1:])
+    runs = [tmp_path / "study" / "runs" / name / "seed_0-all" for name in ("one", "two")]
+    made = report(
+        models=[run / "model" for run in runs],
+        validations=[run / "val" for run in runs],
+        tests=[run / "test" for run in runs],
+        tiles=tiles.path,
+        output=tmp_path / "report",
+    )
+    tuned = "hold-out; threshold from validation; settings too, among 2 trials"
+    assert set(made.facts.protocol.removeprefix("one: ").split("; two: ")) == {tuned, "hold-out"}
+
+
 def test_with_trials_more_of_them_go_on_and_a_changed_experiment_is_tuned_anew(
     tmp_path: Path, tiles: TileSet, started: Started
 ) -> None:

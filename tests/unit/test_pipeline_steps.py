@@ -137,3 +137,14 @@ def test_a_step_without_trials_and_an_ensemble_train_the_experiment_as_it_stands
     assert set(asked) == {"finetune"}
     assert asked["finetune"]["seed"] == 7
     assert (tmp_path / "said").read_text() == f"{experiment} as it stands: nothing was tuned.\n"
+
+
+@pytest.mark.parametrize("trials", [-1, 2.5])
+def test_a_wrong_number_of_trials_ends_the_step_in_one_sentence(
+    tmp_path: Path, asked: dict[str, dict[str, Any]], trials: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        trained(tmp_path, "boosted_pixels", trials)
+    assert end.value.code == 2
+    assert f"casbah: trials is {trials}; 0 (nothing is tuned) or a whole number above" in capsys.readouterr().err
+    assert not asked

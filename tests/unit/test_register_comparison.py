@@ -212,6 +212,9 @@ def test_a_refit_with_settings_of_its_own_is_registered_with_folds_that_were_tun
     with pytest.raises(InputError, match=r"another number of trials"):
         open_candidate(refit.tuned_among(5).path, evaluation.path, folds.path, None)
     other = make_bundle(tmp_path / "other", folds.refit, refit="refit of 2 folds", experiment="other", trials=3)
+    seed = make_bundle(tmp_path / "seed", folds.refit, refit="refit of 2 folds", seed=1, trials=3)
+    with pytest.raises(InputError, match=r"another seed or number of labels"):
+        open_candidate(seed.path, evaluation.path, folds.path, None)
     with pytest.raises(InputError, match=r"another experiment"):
         open_candidate(other.path, evaluation.path, folds.path, None)
 

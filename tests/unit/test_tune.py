@@ -256,6 +256,34 @@ def test_what_a_store_knows_does_not_take_the_place_of_another_study(
         tune(**other)
 
 
+def test_a_store_that_fails_in_the_middle_costs_a_sentence_and_not_the_study(
+    tiles: TileSet,
+    tmp_path: Path,
+    my_space: Path,
+    pretend: Pretend,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from casbah import storage
+    from casbah.tune.mirror import Mirror
+
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setattr(storage, "FIRST_PAUSE", 0.001)
+    pretend()
+    asked = options(tiles, tmp_path / "out", my_space, trials=3) | {"checkpoints": "s3://casbah/here"}
+    with pytest.raises(WorldError, match=r"127\.0\.0\.1:1 failed"):
+        tune(**asked)
+    assert not (tmp_path / "out").exists(), "a store that is down from the start is told before anything is made"
+    monkeypatch.setattr(Mirror, "fetch", lambda self: None)  # it answered then, and is down from now on
+    (result,) = tune(**asked)
+    assert len(result.finished) == 3
+    said = capsys.readouterr().err
+    assert said.count("tuning goes on, and what it finds from here on is kept on this machine alone") == 1
+    assert result.part.mirror is not None
+    assert result.part.mirror.lost
+
+
 def test_the_best_model_is_made_again_where_it_was_deleted(
     tiles: TileSet, tmp_path: Path, my_space: Path, pretend: Pretend
 ) -> None:

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from casbah.blocks import seen_among
 from casbah.errors import InputError
@@ -125,18 +124,13 @@ def _check_one_protocol(cases: tuple[Case, ...]) -> None:
                 f"{case.model.path} was tuned among {training.trials} trials, and {first.path} among "
                 f"{first.training.trials}: the folds of one evaluation are tuned alike, or not at all"
             )
-        same = _asked(case.model) == _asked(first) if training.trials else training.config == first.training.config
+        same = case.model.asked == first.asked if training.trials else training.config == first.training.config
         if not same:
             raise InputError(
                 f"{case.model.path} ({training.experiment}, seed {training.seed}) was trained from another "
                 f"configuration than {first.path} ({first.training.experiment}, seed {first.training.seed}): the folds "
                 "of one evaluation are trained from one YAML, with one seed"
             )
-
-
-def _asked(model: ModelBundle) -> tuple[Any, ...]:
-    """What a search for settings does not change."""
-    return model.training.experiment, model.training.seed, model.manifest.parameters.get("max_labels")
 
 
 def _digest_of(model: Path) -> str | None:

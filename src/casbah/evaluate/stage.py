@@ -119,7 +119,7 @@ def _extra(cases: Cases, scored: Scored, split: str) -> dict[str, Any]:
     folds = [
         {"fold": case.fold, "model": case.model.digest, "tiles": case.tiles.digest}
         | {"threshold": case.model.training.threshold, "config": case.model.training.config}
-        | {"trials": case.model.training.trials, "seed": case.model.training.seed}
+        | {"trials": case.model.training.trials, "asked": case.model.asked}
         for case in cases.cases
     ]
     return {

@@ -97,17 +97,13 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def finished(output: Path, config: str, tiles: TileSet, *, trials: int | None = 0) -> ModelBundle | None:
+def finished(output: Path, config: str, tiles: TileSet) -> ModelBundle | None:
     """The bundle at `output` where it came from this very configuration and these very tiles.
 
-    `config` is the digest of the resolved configuration, which holds the seed and `max_labels` too. Whoever trains
-    gives the settings, so that a bundle that they were looked for in forgets among how many `trials`; None leaves that,
-    as an ensemble has it from its members.
+    `config` is the digest of the resolved configuration, which holds the seed and `max_labels` too.
     """
     try:
         bundle = ModelBundle.open(output)
     except InputError:
         return None
-    if (bundle.training.config, bundle.training.tiles) != (config, tiles.digest):
-        return None
-    return bundle if trials is None else bundle.tuned_among(trials)
+    return bundle if (bundle.training.config, bundle.training.tiles) == (config, tiles.digest) else None

@@ -79,7 +79,7 @@ def train(order: Order, to: Delivery) -> ModelBundle:
     plan = _Plan(order)
     check_target(to.output, ModelBundle.schema)
     plan.check_output(to.output)
-    kept = bundling.finished(to.output, plan.digest, tiles, trials=None) if to.resume else None
+    kept = bundling.finished(to.output, plan.digest, tiles) if to.resume else None
     if kept is not None and plan.is_of(kept):
         say(f"{to.name}: {to.output} was trained before, and is kept")
         return kept

@@ -69,7 +69,7 @@ def train(
     kept = bundling.finished(output, run.digest, tiles) if resume else None
     if kept is not None:
         say(f"{name}: {output} was trained before, and is kept")
-        return kept
+        return kept.tuned_among(0)  # the settings were given now, wherever they are from
     spot = place(checkpoints, output, run_key(run.digest, tiles.digest))
     finished = False
     try:

@@ -200,7 +200,7 @@ def train(
     kept = bundling.finished(output, digest(run.config), tiles) if resume else None
     if kept is not None:
         say(f"{called}: {output} was trained before, and is kept")
-        return kept
+        return kept.tuned_among(0)  # the settings were given now, wherever they are from
     tracker = Tracker(called, run.described)
     status = "FAILED"
     try:

@@ -151,8 +151,9 @@ def finetune(
     With `trials` it is the best of so many by validation, and `tuning` shows them. `snapshot` only tells one reading of
     an experiment's YAML from a later one.
     """
-    experiment, trials = inputs.text(experiment), inputs.trials(trials)
+    experiment = inputs.text(experiment)
     with _step("finetune", shown(experiment)) as step:
+        trials = inputs.trials(trials)
         from casbah.finetune import finetune as stage
         from casbah.finetune.experiment import ENSEMBLE, read
 

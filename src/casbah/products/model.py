@@ -120,6 +120,12 @@ class ModelBundle(Product):
             found[name] = ModelBundle.open(self.path / MEMBERS / name, verify=False)
         return found
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What a search for settings leaves as it was asked for: experiment, seed, and how many labels at the most."""
+        given = {"experiment": self.training.experiment, "seed": self.training.seed}
+        return given | {"max_labels": self.manifest.parameters.get("max_labels")}
+
     def tuned_among(self, trials: int) -> Self:
         """This bundle, its `Training.trials` said: replaced on disk where it said another number.
 
@@ -128,4 +134,4 @@ class ModelBundle(Product):
         if self.training.trials == trials:
             return self
         training = self.training.model_copy(update={"trials": trials})
-        return self.copy_to(self.path, replaced={"training.json": training.model_dump(mode="json")})
+        return self.copy_to(self.path, replaced={"training.json": training.model_dump(mode="json")}, link=True)

@@ -105,8 +105,8 @@ def _check_trained_as_its_folds(candidate: Candidate) -> None:
         differs = "settings were looked for among another number of trials"
     elif candidate.metrics.experiment != model.training.experiment:
         differs = "another experiment"
-    elif model.training.trials and {fold["seed"] for fold in folds} != {model.training.seed}:
-        differs = "another seed"
+    elif model.training.trials and any(fold["asked"] != model.asked for fold in folds):
+        differs = "another seed or number of labels"
     elif not model.training.trials and {fold.get("config") for fold in folds} != {model.training.config}:
         differs = "another configuration"
     if differs:

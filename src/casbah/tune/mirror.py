@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import casbah
-from casbah.errors import CasbahError, WorldError
+from casbah.errors import CasbahError
 from casbah.exclusion import alone
 from casbah.finetune import checkpoints
 from casbah.finetune.experiment import digest
@@ -29,7 +29,7 @@ class Mirror:
         self._directory = directory
         self._store = Store.from_environment()
         self.lost = False
-        """Whether the store failed: from then on checkpoints lie on this machine alone."""
+        """Whether the store failed, or is ahead: from then on checkpoints lie on this machine alone."""
 
     def fetch(self) -> None:
         """Bring the journal where it is longer than the one on this machine, and so holds more trials.
@@ -44,7 +44,7 @@ class Mirror:
         with alone(self._directory, "casbah tune"):
             if not here.is_file() or here.stat().st_size < len(found):
                 say(f"the study goes on from {there}")
-                self._store.get(there, here)
+                here.write_bytes(found)
 
     def checkpoints(self, trial: int) -> str:
         """The address below which a trial keeps its checkpoints."""
@@ -58,16 +58,20 @@ class Mirror:
         here, there = self._directory / JOURNAL, self.place / JOURNAL
         try:
             if self._store.exists(there) and len(self._store.read(there)) > here.stat().st_size:
-                raise WorldError(f"{there} holds more trials than {here}: another machine makes the same study")
+                self._lose(f"{there} holds more trials than {here}: another machine makes the same study")
+                return
             self._store.put(here, there)
             for location in self._store.list(self._trials):
                 number = location.key.removeprefix(self._trials.key).partition("/")[0]
                 if number != str(best) and int(number) <= recorded:
                     self._store.remove(location)
         except CasbahError as error:
-            if not self.lost:
-                say(f"{error}; tuning goes on, and what it finds from here on is kept on this machine alone")
-            self.lost = True
+            self._lose(str(error))
+
+    def _lose(self, why: str) -> None:
+        if not self.lost:
+            say(f"{why}; tuning goes on, and what it finds from here on is kept on this machine alone")
+        self.lost = True
 
     @property
     def _trials(self) -> Location:
