@@ -514,7 +514,17 @@ def test_the_built_in_space_asks_for_backbone_lr_only_where_a_backbone_is_pretra
     assert keys["true"] - keys["false"] == {"model.init_args.backbone_lr"}
 
 
-@pytest.mark.parametrize("name", ["unet_scratch", "prithvi_100m_upernet_small", "boosted_context"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet_scratch",
+        "deeplabv3plus_imagenet_small",
+        "segformer_b2_imagenet_small",
+        "terramind_base_fpn_small",
+        "prithvi_100m_upernet_small",
+        "boosted_context",
+    ],
+)
 def test_every_value_of_the_built_in_spaces_is_one_that_experiments_take(tiles: TileSet, name: str) -> None:
     from casbah.tune.study import Plan
 
@@ -531,6 +541,11 @@ def test_there_is_a_built_in_space_for_every_built_in_experiment() -> None:
         assert ("trees.learning_rate" if read(name).kind == TREES else "model.init_args.lr") in keys
     assert {"prithvi_100m_upernet", "terramind_base_upernet"} <= decoders
     assert not {"prithvi_100m_fcn", "terramind_base_fpn", "unet_imagenet"} & decoders
+    widths = {name for name, keys in tried.items() if any(key.endswith("_channels") for key in keys)}
+    networks = {name for name in single if read(name).is_network}
+    assert networks - widths == {"urban_graphsage"}, "every decoder is searched; GraphSAGE has none"
+    (width,) = [each for each in space.of(read("unet_scratch")).dimensions if each.key.endswith("decoder_channels")]
+    assert width.choices == ([128, 64, 32, 16, 8], [256, 128, 64, 32, 16], [512, 256, 128, 64, 32])
     with pytest.raises(InputError, match="no built-in space for the kind ensemble"):
         space.of(read("ensemble"))
 

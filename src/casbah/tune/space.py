@@ -168,12 +168,13 @@ def _pretrained(settings: Mapping[str, Any]) -> bool:
     return bool(model_args.get("backbone_pretrained") or model_args.get("pretrained"))
 
 
-CONDITIONS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
-    "pretrained backbone": _pretrained,
-    "exchangeable decoder": decoder.exchangeable,
-    "decoder of one width": decoder.of_one_width,
+CONDITIONS: dict[str, Callable[[Mapping[str, Any], str], bool]] = {
+    "pretrained backbone": lambda settings, key: _pretrained(settings),
+    "exchangeable decoder": lambda settings, key: decoder.exchangeable(settings),
+    "decoder of one width": lambda settings, key: decoder.of_one_width(settings),
+    "stated": lambda settings, key: setting(settings, key) is not None,
 }
-"""What `only` may ask of the experiment; an entry whose condition does not hold is left out."""
+"""What `only` may ask of the experiment and the entry's key; an entry whose condition does not hold is left out."""
 
 
 def _dimension(key: str, entry: Any, settings: Mapping[str, Any], source: str) -> Dimension | None:
@@ -186,7 +187,7 @@ def _dimension(key: str, entry: Any, settings: Mapping[str, Any], source: str) -
     if "only" in entry:
         if entry["only"] not in CONDITIONS:
             raise unknown("the condition under only,", str(entry["only"]), CONDITIONS, where)
-        if not CONDITIONS[entry["only"]](settings):
+        if not CONDITIONS[entry["only"]](settings, key):
             return None
     kinds = [kind for kind in ("choices", "scales", "around", "low") if kind in entry]
     if len(kinds) != 1:
@@ -209,14 +210,21 @@ def _choices(given: Any, where: str) -> tuple[Any, ...]:
 
 
 def _scaled(key: str, entry: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> Dimension:
-    """Choices that are multiples of what the experiment says: whole where that is whole."""
-    value = _stated(key, entry, settings, where)
+    """Choices that are multiples of what the experiment says, each number of a list by itself: whole where that is."""
+    value = setting(settings, key)
+    value = value if _numbers(value) else _stated(key, entry, settings, where)
     scales = _choices(entry["scales"], f"{where}.scales")
     for scale in scales:
         if not _number(scale) or scale <= 0:
             raise InputError(f"{where}.scales holds {scale!r}; numbers above 0 are wanted")
-    found = [round(value * scale) if isinstance(value, int) else value * scale for scale in scales]
-    return Dimension(key, choices=_choices(list(dict.fromkeys(found)), where))
+    found = [_times(value, scale) for scale in scales]
+    return Dimension(key, choices=_choices([each for at, each in enumerate(found) if each not in found[:at]], where))
+
+
+def _times(value: Any, scale: float) -> Any:
+    if isinstance(value, list):
+        return [_times(number, scale) for number in value]
+    return round(value * scale) if isinstance(value, int) else value * scale
 
 
 def _range(key: str, entry: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> Dimension:
@@ -257,6 +265,10 @@ def _stated(key: str, entry: Mapping[str, Any], settings: Mapping[str, Any], whe
     if not _number(value):
         raise InputError(f"{where} is {value!r} in the experiment; a number is wanted there, or under from")
     return value
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(_number(each) for each in value)
 
 
 def _number(value: Any) -> bool:
