@@ -19,7 +19,8 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down test test-study test-unit lint format types bench pisa algiers pipeline clean clean-data FORCE
+.PHONY: help install demo up down test test-study test-unit test-images lint format types bench pisa algiers pipeline locks \
+	images images-sizes images-sbom clean clean-data FORCE
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 — \2/p' $(MAKEFILE_LIST)
@@ -54,7 +55,7 @@ down: install ## Stop them
 	@$(BIN)/casbah down
 
 test: install lint types ## Lint, types, and every test that this machine can run but the study
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/study -n auto --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/study --ignore tests/images -n auto --dist loadfile
 
 test-study: install ## `casbah compare --small`, every row of the study: a quarter of an hour
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/study -s
@@ -72,6 +73,34 @@ types: install
 format: install ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+# What the images are made of and where they go:
+#   make images REGISTRY=ghcr.io/me           build with CUDA, push, and pin by digest in build/images.json
+#   make images ACCELERATOR=cpu               torch for CPUs
+#   make images WHEELS=1 BASE_IMAGE=local/base   a build without network: packages by this machine's pip, another base
+ACCELERATOR ?= cuda
+export DOCKER ?= docker
+IMAGES := $(BIN)/python images/build.py $(if $(REGISTRY),--registry "$(REGISTRY)") $(if $(TAG),--tag "$(TAG)") \
+	$(if $(BASE_IMAGE),--base-image "$(BASE_IMAGE)") $(if $(WHEELS),--wheels) $(if $(INDEX_URL),--index-url "$(INDEX_URL)") \
+	$(if $(NETWORK),--network "$(NETWORK)")
+
+images: install ## Build an image per stage; with REGISTRY=… push them; write build/images.json
+	@$(IMAGES) --accelerator $(ACCELERATOR)
+
+images-sizes: ## How large the images are, unpacked
+	@$(PYTHON) images/build.py --sizes
+
+images-sbom: install ## What is in each image, as CycloneDX: build/sbom/
+	@$(BIN)/python images/sbom.py
+
+locks: install ## Resolve what the images install anew (images/locks/)
+	@test -x build/uv/bin/uv || { $(PYTHON) -m venv build/uv && build/uv/bin/python -m pip install --quiet uv; }
+	@$(BIN)/python images/lock.py build/uv/bin/uv
+
+test-images: install ## Build the images for CPUs, and run the whole pipeline in them (needs a Docker engine)
+	@$(IMAGES) --accelerator cpu
+	@$(BIN)/python images/sbom.py
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/images -s
 
 pipeline: install ## Compile the Kubeflow pipeline to build/building_footprints.yaml
 	@$(BIN)/casbah pipeline compile --output build/building_footprints.yaml
