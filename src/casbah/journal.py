@@ -12,6 +12,9 @@ from typing import Any
 
 VARIABLE = "CASBAH_JOURNAL"
 
+CONTAINED = "CASBAH_CONTAINED"
+"""Variable that a step of a local run finds set where it runs in a container."""
+
 
 def record(event: str, **facts: Any) -> None:
     """Append one event; several steps may write at the same time, since a short append is one write."""

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from casbah.cli.pipeline import CONTAINERS, GPUS, IMAGES, MEMORY, USER, boxes
 from casbah.cli.root import app
 
 EXPERIMENTS = '["unet_scratch_small", "prithvi_tiny_upernet", "boosted_pixels"]'
@@ -21,6 +22,11 @@ def demo(
         6.0,
         5.04,
     ),
+    containers: CONTAINERS = False,
+    images: IMAGES = Path("build/images.json"),
+    user: USER = None,
+    memory: MEMORY = "",
+    gpus: GPUS = False,
 ) -> None:
     """Run the whole pipeline on a simulated town: object store, MLflow, KFP, report and map.
 
@@ -32,7 +38,13 @@ def demo(
     """
     from casbah.cli.results import print_results
     from casbah.pipeline import demo as story
+    from casbah.pipeline.compiled import built
     from casbah.pipeline.session import Session, request
 
-    with request(story.arguments(experiments), output=output) as wanted, Session(directory, embedded=True) as session:
+    asked = boxes(containers, user, memory, gpus)
+    pinned = built(images) if containers else None
+    with (
+        request(story.arguments(experiments), output=output, images=pinned) as wanted,
+        Session(directory, embedded=True, boxes=asked) as session,
+    ):
         print_results(story.play(session, wanted, size=size_km, output=output))

@@ -1,11 +1,15 @@
 """The `pipeline` commands: compile the Kubeflow pipeline, and run it on this machine."""
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from casbah.cli.root import app
+
+if TYPE_CHECKING:
+    from casbah.pipeline.containers import Containers
 
 pipeline = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(
@@ -16,6 +20,38 @@ _PIPELINE = Annotated[
     str,
     typer.Option(help="building_footprints (trains, selects, registers) or compare_experiments (compares all models)."),
 ]
+
+CONTAINERS = Annotated[
+    bool, typer.Option("--containers", help="Run each step in its image by Docker, not in this environment.")
+]
+IMAGES = Annotated[
+    Path, typer.Option(help="Which images those are, where no package names them: what `make images` has written.")
+]
+USER = Annotated[
+    str | None,
+    typer.Option(help="User and group of the containers, by number.  [default: you, and 0]", show_default=False),
+]
+MEMORY = Annotated[
+    str, typer.Option(help="Most memory of a container, such as 8g; without it there is no limit.", show_default=False)
+]
+GPUS = Annotated[bool, typer.Option("--gpus", help="Let containers use this machine's GPUs.")]
+
+
+def boxes(containers: bool, user: str | None, memory: str, gpus: bool) -> "Containers | None":
+    """What these options ask for; `InputError` where they ask for containers' ways without containers."""
+    from casbah.errors import InputError
+    from casbah.pipeline.containers import Containers
+
+    if not containers:
+        given = [name for name, value in (("user", user), ("memory", memory), ("gpus", gpus)) if value]
+        if given:
+            raise InputError(f"--{given[0]} is for containers: give --containers too")
+        return None
+    if user is None:
+        return Containers(memory=memory, gpus=gpus)
+    if not re.fullmatch(r"\d+(:\d+)?", user):
+        raise InputError(f"--user is {user!r}; numbers are wanted, such as 1000:0")
+    return Containers(user=user, memory=memory, gpus=gpus)
 
 
 @pipeline.command("compile")
@@ -34,26 +70,30 @@ def compile_(
     registry: Annotated[
         str | None, typer.Option(help="Where the images of the other stages come from (CASBAH_REGISTRY).")
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="What `make images` has written: every stage's image, pinned.", show_default=False),
+    ] = None,
     cpu: Annotated[
         bool, typer.Option("--cpu", help="Ask for no GPU: for a cluster without one, where such a pod would wait.")
     ] = False,
 ) -> None:
     """Compile the pipeline to one YAML, which runs on Kubeflow, under Docker and on this machine.
 
-    Example: `casbah pipeline compile --image finetune=ghcr.io/me/casbah-finetune@sha256:…`, then
+    Example: `casbah pipeline compile --images build/images.json`, then
     `kfp run create -e casbah -f build/building_footprints.yaml aoi=algiers` (older name: `kfp run submit`).
     """
     from casbah.errors import InputError
-    from casbah.pipeline.compiled import compile_pipeline
+    from casbah.pipeline.compiled import built, compile_pipeline
 
-    images = {}
+    named = built(images) if images else {}
     for pair in image or []:
         stage, separator, reference = pair.partition("=")
         if not separator:
             raise InputError(f"--image {pair!r} is not STAGE=IMAGE, such as finetune=repository@sha256:digest")
-        images[stage] = reference
+        named[stage] = reference
     target = output or Path("build") / f"{pipeline}.yaml"
-    typer.echo(compile_pipeline(target, pipeline=pipeline, images=images, registry=registry, cpu=cpu))
+    typer.echo(compile_pipeline(target, pipeline=pipeline, images=named, registry=registry, cpu=cpu))
 
 
 @pipeline.command("run")
@@ -74,8 +114,13 @@ def run(
     directory: Annotated[
         Path, typer.Option(help="Where the stack and the steps' results live; equal steps are reused.")
     ] = Path(".casbah"),
+    containers: CONTAINERS = False,
+    images: IMAGES = Path("build/images.json"),
+    user: USER = None,
+    memory: MEMORY = "",
+    gpus: GPUS = False,
 ) -> None:
-    """Run the pipeline on this machine: the same YAML as on Kubeflow, each step a process of its own.
+    """Run the pipeline on this machine: the same YAML as on Kubeflow, each step a process or a container of its own.
 
     It uses the object store and MLflow that the environment names (AWS_…, MLFLOW_TRACKING_URI), or starts embedded
     ones and stops them afterwards. Without --package it needs a checkout of Casbah, to compile the pipeline from. A
@@ -84,11 +129,16 @@ def run(
     """
     from casbah.cli.compare import print_comparison
     from casbah.cli.results import print_results
-    from casbah.pipeline.compiled import COMPARISON
+    from casbah.pipeline.compiled import COMPARISON, built
     from casbah.pipeline.session import Session, request, split_arguments
 
     given = split_arguments(arguments or [])
-    with request(given, package, output=output, pipeline=pipeline) as wanted, Session(directory) as session:
+    asked = boxes(containers, user, memory, gpus)
+    pinned = built(images) if containers and package is None else None
+    with (
+        request(given, package, output=output, pipeline=pipeline, images=pinned) as wanted,
+        Session(directory, boxes=asked) as session,
+    ):
         if wanted.pipeline == COMPARISON:
             print_comparison(session.compare(wanted, output=output))
         else:

@@ -91,6 +91,30 @@ def _read(package: Path) -> tuple[str, dict[str, dict[str, Any]]]:
         raise InputError(f"{package} is no compiled pipeline; `casbah pipeline compile` makes one") from None
 
 
+def images(package: Path) -> set[str]:
+    """The images that the steps of a compiled pipeline run in."""
+    try:
+        executors = next(iter(yaml.safe_load_all(package.read_text(encoding="utf-8"))))["deploymentSpec"]["executors"]
+        return {each["container"]["image"] for each in executors.values() if "container" in each}
+    except (OSError, yaml.YAMLError, KeyError, TypeError, StopIteration, UnicodeDecodeError):
+        raise InputError(f"{package} is no compiled pipeline; `casbah pipeline compile` makes one") from None
+
+
+def built(file: Path) -> dict[str, str]:
+    """Stage -> image, as `make images` has written them to `build/images.json`; `InputError` where it is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return {stage: found[stage]["image"] for stage in STAGES}
+    except FileNotFoundError:
+        raise InputError(f"{file} does not exist; `make images` writes it") from None
+    except OSError as error:
+        raise InputError(f"{file} can't be read ({error.strerror}); what `make images` writes is wanted") from None
+    except KeyError as error:
+        raise InputError(f"{file} names no image for the stage {error}; `make images` builds all") from None
+    except (ValueError, TypeError):
+        raise InputError(f"{file} is not what `make images` writes: JSON of stages and their images") from None
+
+
 def defaults(package: Path) -> dict[str, Any]:
     """What the parameters are that a run does not give, each of its declared type."""
     declared = parameters(package).items()

@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 from kfp import components, local
 
-from casbah.journal import record
+from casbah.journal import VARIABLE, record
+from casbah.pipeline.containers import Containers
 
 PARENT_POLL = 1.0
 
@@ -23,7 +24,7 @@ def main(job_file: Path) -> int:
     threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
     job = json.loads(job_file.read_text(encoding="utf-8"))
     local.init(
-        runner=local.SubprocessRunner(use_venv=False),
+        runner=_runner(job.get("containers")),
         pipeline_root=job["root"],
         workspace_root=job["workspace"],
         enable_caching=True,
@@ -34,7 +35,7 @@ def main(job_file: Path) -> int:
         task = pipeline(**job["arguments"])
     except RuntimeError as error:
         # How `kfp.local` says that a step failed; the step itself has recorded why.
-        record("crashed", message=str(error), living=_living())
+        record("crashed", message=str(error), living=_living(everywhere=bool(job.get("containers"))))
         return 1
     record("finished", artifacts={name: _described(artifact) for name, artifact in task.outputs.items()})
     return 0
@@ -47,10 +48,21 @@ def _follow_parent(parent: int) -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def _living() -> list[int]:
-    """Ids of the steps' processes that still work: one that the journal calls running and is not among them died."""
+def _runner(boxes: dict[str, Any] | None) -> Any:
+    if boxes is None:
+        return local.SubprocessRunner(use_venv=False)
+    # What KFP makes here a container writes to, as another user.
+    os.umask(0)
+    return local.DockerRunner(**Containers(**boxes).runner_arguments(Path(os.environ[VARIABLE])))
+
+
+def _living(*, everywhere: bool) -> list[int]:
+    """Ids of the steps' processes that still work: one that the journal calls running and is not among them died.
+
+    Those of containers are children of the engine and not of this process: then all ids of the machine.
+    """
     living = []
-    for process in psutil.Process().children(recursive=True):
+    for process in psutil.process_iter() if everywhere else psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             if process.status() != psutil.STATUS_ZOMBIE:
                 living.append(process.pid)

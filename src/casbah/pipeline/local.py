@@ -1,4 +1,4 @@
-"""Run a compiled pipeline on this machine through `kfp.local`, each step a process of its own.
+"""Run a compiled pipeline on this machine through `kfp.local`, each step a process or a container of its own.
 
 KFP's runner prints all that it does and ends a failed run with the names of its tasks. So it runs in a process apart,
 its output kept in a log, while the steps' journal says what happens: progress, results, and the sentence of an error.
@@ -16,9 +16,11 @@ from uuid import uuid4
 
 from casbah import journal
 from casbah.errors import CasbahError, InputError, WorldError, unwritable
-from casbah.pipeline import compiled
+from casbah.pipeline import compiled, containers
+from casbah.pipeline.containers import Containers
 from casbah.stack.process import members, start, stop
 
+JOURNAL = "journal.jsonl"
 POLL = 0.2
 GRACE = 10.0
 """Seconds that the steps of a stopped run get to end by themselves."""
@@ -83,8 +85,11 @@ def run(
     directory: Path,
     environment: Mapping[str, str],
     watch: Watcher = lambda event: None,
+    boxes: Containers | None = None,
 ) -> Outcome:
     """Run a compiled pipeline to its end; equal steps of earlier runs in `directory` are reused.
+
+    With `boxes` each step runs in a container of its image, else in a process of this environment.
 
     `watch` is told every event of the journal. A step's error is raised here as it was raised there: a fault of
     the world after the pipeline's retries, any other at once, since no retry changes it. Nothing keeps running,
@@ -99,9 +104,14 @@ def run(
         "root": str(directory / "artifacts"),
         "cache": str(directory / "cache" / compiled.code_digest()[:16]),
         "workspace": str(run_directory / "workspace"),
+        "containers": boxes.described() if boxes else None,
     }
+    if boxes:
+        containers.check(compiled.images(package))
     try:
         run_directory.mkdir(parents=True)
+        if boxes:
+            boxes.prepare(directory / "artifacts", run_directory / JOURNAL)
         (run_directory / "job.json").write_text(json.dumps(job, indent=2), encoding="utf-8")
     except OSError as error:
         raise unwritable(error)(
@@ -111,13 +121,13 @@ def run(
     began = time.monotonic()
     child = start(
         [sys.executable, "-m", "casbah.pipeline.kfp_process", str(run_directory / "job.json")],
-        environment=_environment(environment, run_directory / "journal.jsonl"),
+        environment=_environment(environment, run_directory / JOURNAL),
         directory=run_directory,
         log=log,
         ports={},
     )
     try:
-        reader = journal.Reader(run_directory / "journal.jsonl")
+        reader = journal.Reader(run_directory / JOURNAL)
         alive = True
         while alive and not _hopeless(account):
             alive = bool(members(child))
@@ -127,6 +137,8 @@ def run(
             time.sleep(POLL)
     finally:
         stop(child, grace=GRACE)
+        if boxes:
+            containers.stop(run_directory.name)
     _raise_failure(account, log)
     assert account.outcome is not None
     return Outcome(account.outcome["artifacts"], account.seconds, account.stages, time.monotonic() - began, log)
@@ -138,6 +150,9 @@ def _hopeless(account: _Account) -> bool:
 
 def _raise_failure(account: _Account, log: Path) -> None:
     if account.outcome is not None and account.outcome["event"] == "finished":
+        # The status of a container that removes itself can be lost, and is then taken for a good one.
+        if dead := account.dead():
+            raise WorldError(f"{dead[0]} ended without a word, and the runner took it for done; see {log}")
         return
     final = [one for one in account.failures.values() if one["code"] != WorldError.exit_code]
     # A step that died is what the runner gave up for: another one that had failed before waits for its next try.

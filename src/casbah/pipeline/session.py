@@ -14,6 +14,7 @@ from casbah import stack
 from casbah.errors import InputError, WorldError
 from casbah.interruption import termination_as_interrupt
 from casbah.pipeline import compiled, inputs, local
+from casbah.pipeline.containers import Containers
 from casbah.pipeline.display import Display
 from casbah.products.comparison import Comparison
 from casbah.products.evaluation import Evaluation, EvaluationMetrics
@@ -57,13 +58,18 @@ def request(
     *,
     output: Path | None = None,
     pipeline: str = compiled.FOOTPRINTS,
+    images: Mapping[str, str] | None = None,
 ) -> Iterator[Request]:
     """Compile `pipeline` unless a package is given, and check the arguments against it, and where the results go.
+
+    `images` maps stages to the images that a pipeline compiled here names.
 
     `InputError` for all that can be known to be wrong before anything is started.
     """
     with tempfile.TemporaryDirectory(prefix="casbah-") as folder:
-        package = package or compiled.compile_pipeline(Path(folder) / f"{pipeline}.yaml", pipeline=pipeline)
+        package = package or compiled.compile_pipeline(
+            Path(folder) / f"{pipeline}.yaml", pipeline=pipeline, images=images
+        )
         pipeline = compiled.name(package)
         if output is not None and pipeline == compiled.COMPARISON:
             check_target(output, Comparison.schema)
@@ -121,10 +127,11 @@ class Session:
     """Services for local runs: those of the environment, those that `casbah up` left running, or fresh ones.
 
     With `embedded` those of the environment are left alone: simulated data belong in no store or registry of a person.
+    With `boxes` steps run in containers.
     """
 
-    def __init__(self, directory: Path, *, embedded: bool = False) -> None:
-        self.directory, self.embedded = directory.resolve(), embedded
+    def __init__(self, directory: Path, *, embedded: bool = False, boxes: Containers | None = None) -> None:
+        self.directory, self.embedded, self.boxes = directory.resolve(), embedded, boxes
         self.started = False
         self.environment: dict[str, str] = {}
         self._exits = ExitStack()
@@ -174,6 +181,7 @@ class Session:
                 directory=self.directory / "pipeline",
                 environment=self.environment,
                 watch=display.take,
+                boxes=self.boxes,
             )
 
     def _gathered(self, outcome: local.Outcome, output: Path) -> Results:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from casbah.addresses import shown
 from casbah.errors import CasbahError
-from casbah.journal import local_run, record
+from casbah.journal import CONTAINED, local_run, record
 from casbah.pipeline import inputs
 from casbah.products.evaluation import Evaluation, EvaluationMetrics, Interval, Scores
 from casbah.products.manifest import Product
@@ -301,8 +301,11 @@ def register(
     name = inputs.text(name)
     with _step("register", name) as step:
         if local := local_run():
-            # The id that `kfp.local` draws names nothing, and its steps are processes, whatever image the YAML names.
-            run, os.environ["CASBAH_IMAGE"] = local, "none"
+            # The id that `kfp.local` draws names nothing. A step that is a process runs in no image, whatever the YAML
+            # names.
+            run = local
+            if CONTAINED not in os.environ:
+                os.environ["CASBAH_IMAGE"] = "none"
         os.environ["KFP_RUN_ID"] = run
         from casbah.register import register as stage
 
