@@ -28,6 +28,7 @@ MODULES = (
     "register",
     "visualize",
     "pipeline",
+    "submit",
     "sample",
     "stack",
     "terratorch",

@@ -18,6 +18,7 @@ EXTRAS = {
     "rollback": "train",
     "visualize": "train,report",
     "pipeline": "all",
+    "submit": "geo,pipeline",
     "sample": "geo",
     "up": "stack",
     "down": "stack",
