@@ -339,7 +339,7 @@ class _NoApi(Exception):
 def _guard(rest: Any) -> None:
     """Give each request of a REST client a time limit, and let none of its answers pass that is no JSON.
 
-    Attempts are counted here alone: the ones that its connections make of themselves come at once, and say so.
+    Attempts are counted in `Server` alone: those that a connection makes of itself come at once.
     """
     rest.pool_manager.connection_pool_kw["retries"] = urllib3.Retry(connect=0, read=0, status=0, other=0, redirect=5)
     ask = rest.request
