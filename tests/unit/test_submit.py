@@ -21,7 +21,7 @@ from kubeflows import EXPERIMENT, PIPELINE, RECURRING, RUN, Kubeflow, run, serve
 
 from casbah import pipeline
 from casbah.cli import main
-from casbah.pipeline import compiled, submission
+from casbah.pipeline import compiled, kubeflow
 
 Capture = pytest.CaptureFixture[str]
 
@@ -41,9 +41,9 @@ def api() -> Iterator[Kubeflow]:
 def _at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith(("KFP_", "KF_PIPELINES_"))]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(submission, "PAUSE", 0.0)
-    monkeypatch.setattr(submission, "POLL", 0.01)
-    monkeypatch.setattr(submission, "OWN_NAMESPACE", tmp_path / "namespace")
+    monkeypatch.setattr(kubeflow, "PAUSE", 0.0)
+    monkeypatch.setattr(kubeflow, "POLL", 0.01)
+    monkeypatch.setattr(kubeflow, "OWN_NAMESPACE", tmp_path / "namespace")
     monkeypatch.setattr(kfp.Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
 
 
@@ -169,7 +169,7 @@ def test_a_run_that_somebody_ended_ends_with_three(state: str, api: Kubeflow, su
 def test_waiting_ends_with_its_time_and_says_that_the_run_goes_on(
     fault: Any, api: Kubeflow, submit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submission, "PATIENCE", 5000)
+    monkeypatch.setattr(kubeflow, "PATIENCE", 5000)
     api.looks, api.faults = [run("RUNNING")], [fault] * 4000 if fault else []
     code, _, err = submit("--wait", "--timeout-minutes", "0.002")
     assert code == 3
@@ -192,8 +192,8 @@ def test_a_fault_that_lasts_ends_the_waiting_and_not_the_run(api: Kubeflow, subm
     api.looks, api.faults = [run("RUNNING")], [None] + ["cut"] * 100
     code, _, err = submit("--wait")
     assert code == 3
-    assert re.search(rf"did not answer {submission.PATIENCE} times \(\w+\); the run goes on: ", sentence(err))
-    assert len(api.faults) == 100 - submission.PATIENCE
+    assert re.search(rf"did not answer {kubeflow.PATIENCE} times \(\w+\); the run goes on: ", sentence(err))
+    assert len(api.faults) == 100 - kubeflow.PATIENCE
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -220,6 +220,8 @@ def test_a_stop_ends_the_waiting_and_says_how_to_end_the_run(number: int, api: K
         (["--every", "@monthly", "--wait"], "--every and --wait are given"),
         (["--timeout-minutes", "5"], "together with --wait"),
         (["--wait", "--timeout-minutes", "0"], "minutes above 0 are wanted"),
+        (["--wait", "--timeout-minutes", "nan"], "minutes above 0 are wanted"),
+        (["--package", "pipeline.zip"], "pipeline.zip is no name of a YAML file"),
         (["--upload", " "], "--upload is empty"),
     ],
 )
@@ -227,6 +229,17 @@ def test_what_is_wrong_never_reaches_the_server(words: list[str], said: str, api
     code, _, err = submit(*words)
     assert code == 2
     assert said in sentence(err)
+    assert api.asked == []
+
+
+def test_a_package_that_the_client_can_t_read_never_reaches_the_server(
+    api: Kubeflow, submit: Any, package: Path, tmp_path: Path
+) -> None:
+    newer = tmp_path / "newer.yaml"
+    newer.write_text(package.read_text().replace("componentRef:", "componentReference:"))
+    code, _, err = submit("--package", str(newer))
+    assert code == 2
+    assert re.search(r"newer.yaml is no pipeline that KFP 2.17.0 reads \(.*componentReference", sentence(err))
     assert api.asked == []
 
 
@@ -313,7 +326,7 @@ def test_a_server_that_gives_no_api_is_one_sentence(always: Any, said: str, api:
     assert code == 3
     assert said in sentence(err)
     assert err.count("\n") == 1, "no library says more"
-    tries = {503: submission.ATTEMPTS, "cut": submission.ATTEMPTS, "redirect": 2}
+    tries = {503: kubeflow.ATTEMPTS, "cut": kubeflow.ATTEMPTS, "redirect": 2}
     assert len(api.asked) == tries.get(always, 1), "no library tries more often"
     assert out == ""
 
@@ -433,8 +446,8 @@ def test_where_kfp_is_not_installed_the_extra_that_brings_it_is_named(
     submit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "kfp", None)
-    monkeypatch.delitem(sys.modules, submission.__name__)
-    monkeypatch.delattr(pipeline, "submission")
+    monkeypatch.delitem(sys.modules, kubeflow.__name__)
+    monkeypatch.delattr(pipeline, "kubeflow")
     code, _, err = submit()
     assert code == 2
     assert sentence(err) == "casbah submit needs kfp: pip install 'casbah[geo,pipeline]'"

@@ -73,6 +73,7 @@ def submit(
     from casbah.errors import InputError
     from casbah.interruption import termination_as_interrupt
     from casbah.pipeline import compiled, submission
+    from casbah.pipeline.kubeflow import Server, check_package
     from casbah.pipeline.session import split_arguments
     from casbah.progress import say
 
@@ -80,15 +81,16 @@ def submit(
         submission.check_schedule(every)
         if wait:
             raise InputError("--every and --wait are given: a schedule has no end to wait for; one of both is wanted")
-    if timeout_minutes is not None and (not wait or timeout_minutes <= 0):
+    if timeout_minutes is not None and not (wait and timeout_minutes > 0):
         raise InputError(f"--timeout-minutes is {timeout_minutes:g}; minutes above 0 are wanted, together with --wait")
     if upload is not None and not upload.strip():
         raise InputError("--upload is empty; the name of a pipeline is wanted, such as footprints")
     given = split_arguments(arguments or [])
-    server = submission.Server(host, namespace=namespace)
+    server = Server(host, namespace=namespace)
     with tempfile.TemporaryDirectory(prefix="casbah-") as folder:
         package = package or compiled.compile_pipeline(Path(folder) / f"{pipeline}.yaml", pipeline=pipeline)
         wanted = submission.checked(package, given)
+        check_package(package)
         if no_cache:
             wanted = replace(wanted, path=submission.without_cache(package, Path(folder) / "uncached.yaml"))
         elif every and wanted.snapshot:
