@@ -5,7 +5,8 @@ Compiles to one YAML that runs on Kubeflow, under Docker and, through `kfp.local
     casbah pipeline compile --output build/building_footprints.yaml
     kfp run create -e casbah -f build/building_footprints.yaml aoi=algiers start=2023-06-01
 
-Credentials come from the Secret `casbah-store`, addresses from the ConfigMap `casbah-services`; the YAML holds neither.
+Credentials come from the Secrets `casbah-store` and `casbah-mlflow`, addresses from the ConfigMap `casbah-services`;
+the YAML holds neither.
 """
 
 import os

@@ -7,6 +7,8 @@ from kfp.dsl import PipelineTask
 
 STORE_SECRET = "casbah-store"  # noqa: S105 - the name of a Secret, not a secret
 STORE_KEYS = {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}
+MLFLOW_SECRET = "casbah-mlflow"  # noqa: S105 - likewise
+MLFLOW_KEYS = {"username": "MLFLOW_TRACKING_USERNAME", "password": "MLFLOW_TRACKING_PASSWORD"}
 SERVICES_CONFIG = "casbah-services"
 SERVICES_KEYS = {
     "store-endpoint": "AWS_ENDPOINT_URL",
@@ -27,6 +29,8 @@ RETRIES = 3
 def with_store(task: PipelineTask) -> PipelineTask:
     """Give a step that leaves its pod the object store and MLflow, by reference, and retries."""
     kubernetes.use_secret_as_env(task, secret_name=STORE_SECRET, secret_key_to_env=STORE_KEYS)
+    # An MLflow that asks for no user has no such Secret beside it.
+    kubernetes.use_secret_as_env(task, secret_name=MLFLOW_SECRET, secret_key_to_env=MLFLOW_KEYS, optional=True)
     kubernetes.use_config_map_as_env(task, config_map_name=SERVICES_CONFIG, config_map_key_to_env=SERVICES_KEYS)
     return task.set_retry(num_retries=RETRIES, backoff_duration="10s", backoff_factor=2.0, backoff_max_duration="300s")
 

@@ -102,6 +102,8 @@ def test_steps_that_leave_their_pod_are_retried_and_get_secrets_by_reference(doc
     for name in ("ingest", "label", "finetune", "register"):
         assert found[name]["retryPolicy"]["maxRetryCount"] == 3, name
         assert kubernetes[f"exec-{name}"]["secretAsEnv"][0]["secretName"] == "casbah-store"
+        assert kubernetes[f"exec-{name}"]["secretAsEnv"][1]["secretName"] == "casbah-mlflow"
+        assert kubernetes[f"exec-{name}"]["secretAsEnv"][1]["optional"], "an MLflow without users has no such Secret"
         assert kubernetes[f"exec-{name}"]["configMapAsEnv"][0]["configMapName"] == "casbah-services"
     for name in ("tile", "select"):
         assert "retryPolicy" not in found[name]
