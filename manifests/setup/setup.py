@@ -53,7 +53,7 @@ def expiry(name: str, prefix: str, days: int) -> list[Rule]:
 def abort(days: int) -> list[Rule]:
     """The rule that parts of uploads which nobody finished go; none for 0.
 
-    MinIO takes it and forgets it: there MINIO_API_STALE_UPLOADS_EXPIRY does the same.
+    MinIO refuses such a rule: there the days are 0, and MINIO_API_STALE_UPLOADS_EXPIRY does the same.
     """
     if not days:
         return []

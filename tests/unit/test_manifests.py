@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -316,6 +317,57 @@ def test_the_store_of_kubeflow_is_reached_by_its_own_name_and_past_its_own_polic
     labels = find(objects, "Namespace/casbah")["metadata"]["labels"]
     assert labels["app.kubernetes.io/part-of"] == "kubeflow-profile"
     assert not [one for one in objects if one["kind"] in ("StatefulSet", "Service")]
+
+
+def test_unfinished_uploads_end_after_a_week_in_either_store(tmp_path: Path) -> None:
+    theirs, ours = (combined(tmp_path, COMBINATIONS[name]) for name in ("kubeflow-store", "minio"))
+    assert find(theirs, "ConfigMap/casbah-store-expiry")["data"]["uploads-days"] == "7"
+    assert find(ours, "ConfigMap/casbah-store-expiry")["data"]["uploads-days"] == "0", "MinIO refuses the rule"
+    server = find(ours, "StatefulSet/casbah-store")["spec"]["template"]["spec"]["containers"][0]
+    assert environment(server)["MINIO_API_STALE_UPLOADS_EXPIRY"] == f"{7 * 24}h"
+    for objects in (theirs, ours):
+        data = find(objects, "ConfigMap/casbah-store-expiry")["data"]
+        assert (data["checkpoints-days"], data["kfp-artifacts-days"]) == ("30", "0")
+
+
+class FakeAdmin:
+    """MinIO's administration, which says so where a user has a policy already."""
+
+    def __init__(self, complaint: str) -> None:
+        self.complaint = complaint
+        self.policies: dict[str, Any] = {}
+        self.users: dict[str, str] = {}
+
+    def policy_add(self, name: str, *, policy: Object) -> None:
+        self.policies[name] = policy
+
+    def user_add(self, name: str, password: str) -> None:
+        self.users[name] = password
+
+    def attach_policy(self, names: Sequence[str], *, user: str) -> None:
+        from minio.error import MinioAdminException
+
+        assert set(names) <= set(self.policies)
+        assert user in self.users
+        raise MinioAdminException("400", json.dumps({"Code": self.complaint}))
+
+
+def test_each_user_of_minio_has_one_bucket_and_the_job_may_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from minio.error import MinioAdminException
+
+    script = runpy.run_path(str(MANIFESTS / "setup" / "setup.py"))
+    for name in ("PIPELINES", "MLFLOW"):
+        monkeypatch.setenv(f"{name}_ACCESS_KEY", name.lower())
+        monkeypatch.setenv(f"{name}_SECRET_KEY", f"word of {name.lower()}")
+    admin = FakeAdmin("XMinioAdminPolicyChangeAlreadyApplied")
+    script["users"](admin)
+    assert admin.users == {"pipelines": "word of pipelines", "mlflow": "word of mlflow"}
+    for bucket, policy in (("casbah", "casbah-pipelines"), ("mlflow", "casbah-mlflow")):
+        for statement in admin.policies[policy]["Statement"]:
+            assert statement["Resource"] in ([f"arn:aws:s3:::{bucket}"], [f"arn:aws:s3:::{bucket}/*"])
+            assert not [action for action in statement["Action"] if "*" in action]
+    with pytest.raises(MinioAdminException):
+        script["users"](FakeAdmin("XMinioAdminNoSuchPolicy"))
 
 
 def test_nobody_can_reach_the_database_but_mlflow_and_its_migration(tmp_path: Path) -> None:
