@@ -127,3 +127,23 @@ def test_a_password_is_not_said_where_a_library_writes_the_address_in_its_own_wa
         raise OSError("no answer from http://me:hunter2@mlflow/health")
     assert "no answer from http://mlflow/health" in str(raised.value)
     assert "hunter2" not in str(raised.value)
+
+
+def test_a_server_with_users_that_denies_an_unknown_name_has_no_champion_of_it() -> None:
+    from mlflow.exceptions import MlflowException
+
+    from casbah.register.stage import _champion
+
+    class Denying:
+        def __init__(self, versions: list[str]) -> None:
+            self.versions = versions
+
+        def search_model_versions(self, wanted: str) -> list[str]:
+            return self.versions
+
+        def get_model_version_by_alias(self, name: str, alias: str) -> str:
+            raise MlflowException("Permission denied", error_code=7)
+
+    assert _champion(Denying([]), "casbah-buildings") is None
+    with pytest.raises(MlflowException, match="Permission denied"):
+        _champion(Denying(["1"]), "casbah-buildings")

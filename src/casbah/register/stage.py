@@ -326,6 +326,9 @@ def _run(command: list[str]) -> str | None:
 def _champion(client: Any, name: str) -> Any:
     from mlflow.exceptions import MlflowException
 
+    # A server with users denies what it is asked of a name that nobody has registered.
+    if not _versions(client, name):
+        return None
     try:
         return client.get_model_version_by_alias(name, CHAMPION)
     except MlflowException as error:
