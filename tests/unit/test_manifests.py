@@ -234,6 +234,7 @@ def test_serving_reads_the_champion_with_a_user_who_can_change_nothing_of_ours(t
     serve = find(objects, "Deployment/casbah-serve")["spec"]["template"]["spec"]["containers"][0]
     assert environment(serve)["MODEL_URI"] == "models:/casbah-buildings@champion"
     assert environment(serve)["MLFLOW_TRACKING_PASSWORD"]["secretKeyRef"]["name"] == "casbah-mlflow-reader"
+    assert environment(serve)["MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"] == "false", "no policy lets it to the store"
     assert find(objects, "ConfigMap/casbah-mlflow")["data"]["basic_auth.ini"].count("default_permission = READ") == 1
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert serve[probe]["httpGet"] == {"path": "/health", "port": "http"}
