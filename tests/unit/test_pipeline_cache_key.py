@@ -200,6 +200,7 @@ def test_so_no_cached_step_is_given_by_its_environment_what_its_result_depends_o
             named |= {pair["envVar"] for source in sources for pair in source["keyToEnv"]}
     assert named <= {
         "AWS_ENDPOINT_URL", "AWS_REGION", "MLFLOW_TRACKING_URI", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
+        "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD",
     }  # fmt: skip
 
 
