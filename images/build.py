@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("ingest", "label", "tile", "select", "finetune", "evaluate", "compare", "register", "serve")
+GEO = ("preflight", "ingest", "label", "tile", "select")
+TRAIN = ("finetune", "evaluate", "compare", "register", "conclude", "serve")
+STAGES = (*GEO, *TRAIN)
 WHEELS = ROOT / "images" / "wheels"
 LOCKS = ROOT / "images" / "locks"
 

@@ -15,12 +15,13 @@ from typing import NamedTuple
 from kfp import dsl
 from kfp.dsl import Artifact, Collected, Markdown, Model, PipelineTask
 
+from components.conclude.component import conclude
 from components.evaluate.component import evaluate
 from components.finetune.component import finetune
 from components.images import image
 from components.register.component import register
 from components.select.component import select
-from pipelines.placement import on_gpu, with_store
+from pipelines.placement import on_gpu, placed, with_store
 from pipelines.tiling import tiles_of
 
 COMMIT = "CASBAH_GIT_COMMIT"
@@ -42,6 +43,64 @@ def with_origin(task: PipelineTask) -> PipelineTask:
     if commit := os.environ.get(COMMIT):
         task.set_env_variable(COMMIT, commit)
     return task
+
+
+@dsl.pipeline(
+    name="train-and-register",
+    description="All of the run but its last word, which is said whatever happens here.",
+)
+def train_and_register(
+    aoi: str,
+    start: str,
+    end: str,
+    stac: str,
+    labels: str,
+    labelled_area: str,
+    experiments: list[str],
+    periods: int,
+    max_cloud: float,
+    tile_size: int,
+    block_size: float,
+    align: bool,
+    seed: int,
+    trials: int,
+    name: str,
+    snapshot: str,
+    licence: str,
+    attribution: str,
+    vintage: str,
+) -> Outputs:
+    """As `building_footprints`, whose parameters these are."""
+    # fmt: off
+    tiles = tiles_of(
+        aoi=aoi, start=start, end=end, stac=stac, periods=periods, max_cloud=max_cloud, snapshot=snapshot, seed=seed,
+        labels=labels, labelled_area=labelled_area, licence=licence, attribution=attribution, vintage=vintage,
+        tile_size=tile_size, block_size=block_size, align=align, experiments=experiments, trials=trials, name=name,
+    )
+    # fmt: on
+
+    with dsl.ParallelFor(experiments, name="experiments") as experiment:
+        trained = finetune(tiles=tiles, experiment=experiment, seed=seed, trials=trials, snapshot=snapshot)
+        on_gpu(with_store(placed(trained, "finetune")))
+        validated = placed(evaluate(model=trained.outputs["model"], tiles=tiles, split="val", seed=seed), "evaluate")
+        validated.set_display_name("evaluate on validation")
+
+    chosen = select(models=Collected(trained.outputs["model"]), evaluations=Collected(validated.outputs["evaluation"]))
+    placed(chosen, "select")
+    winner = chosen.outputs["model"]
+    tested = placed(evaluate(model=winner, tiles=tiles, split="test", seed=seed), "evaluate")
+    tested.set_display_name("evaluate on test, once")
+    registered = register(
+        model=winner,
+        evaluation=tested.outputs["evaluation"],
+        tiles=tiles,
+        name=name,
+        run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+    )
+    with_origin(with_store(placed(registered, "register"))).set_caching_options(False)
+    return Outputs(
+        winner, tested.outputs["evaluation"], chosen.outputs["comparison"], registered.outputs["registration"]
+    )
 
 
 @dsl.pipeline(
@@ -95,32 +154,28 @@ def building_footprints(
         attribution: Whom every map made from a vector file's footprints must name; empty where the source says it.
         vintage: Date, year or span of a vector file's footprints, such as 1988-2013; empty where the source says it.
     """
-    # fmt: off
-    tiles = tiles_of(
-        aoi=aoi, start=start, end=end, stac=stac, periods=periods, max_cloud=max_cloud, snapshot=snapshot, seed=seed,
-        labels=labels, labelled_area=labelled_area, licence=licence, attribution=attribution, vintage=vintage,
-        tile_size=tile_size, block_size=block_size, align=align,
-    )
-    # fmt: on
-
-    with dsl.ParallelFor(experiments, name="experiments") as experiment:
-        trained = finetune(tiles=tiles, experiment=experiment, seed=seed, trials=trials, snapshot=snapshot)
-        on_gpu(with_store(trained))
-        validated = evaluate(model=trained.outputs["model"], tiles=tiles, split="val", seed=seed)
-        validated.set_display_name("evaluate on validation")
-
-    chosen = select(models=Collected(trained.outputs["model"]), evaluations=Collected(validated.outputs["evaluation"]))
-    winner = chosen.outputs["model"]
-    tested = evaluate(model=winner, tiles=tiles, split="test", seed=seed)
-    tested.set_display_name("evaluate on test, once")
-    registered = register(
-        model=winner,
-        evaluation=tested.outputs["evaluation"],
-        tiles=tiles,
+    done = train_and_register(
+        aoi=aoi,
+        start=start,
+        end=end,
+        stac=stac,
+        labels=labels,
+        labelled_area=labelled_area,
+        experiments=experiments,
+        periods=periods,
+        max_cloud=max_cloud,
+        tile_size=tile_size,
+        block_size=block_size,
+        align=align,
+        seed=seed,
+        trials=trials,
         name=name,
-        run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        snapshot=snapshot,
+        licence=licence,
+        attribution=attribution,
+        vintage=vintage,
     )
-    with_origin(with_store(registered)).set_caching_options(False)
-    return Outputs(
-        winner, tested.outputs["evaluation"], chosen.outputs["comparison"], registered.outputs["registration"]
-    )
+    # Runs whatever became of all that; an exit handler proper would hide the outputs from whoever asks for them.
+    ended = conclude(name=name, run=dsl.PIPELINE_JOB_ID_PLACEHOLDER).after(done).ignore_upstream_failure()
+    with_store(placed(ended, "conclude")).set_caching_options(False)
+    return Outputs(**{output: done.outputs[output] for output in Outputs._fields})

@@ -16,7 +16,7 @@ from casbah.compare.rows import study
 from components.compare.component import compare
 from components.evaluate.component import evaluate
 from components.finetune.component import finetune
-from pipelines.placement import on_gpu, with_store
+from pipelines.placement import on_gpu, placed, with_store
 from pipelines.tiling import tiles_of
 
 
@@ -80,16 +80,16 @@ def compare_experiments(
     tiles = tiles_of(
         aoi=aoi, start=start, end=end, stac=stac, periods=periods, max_cloud=max_cloud, snapshot=snapshot, seed=seed,
         labels=labels, labelled_area=labelled_area, licence=licence, attribution=attribution, vintage=vintage,
-        tile_size=tile_size, block_size=block_size, align=align,
+        tile_size=tile_size, block_size=block_size, align=align, experiments=experiments, trials=trials, name="",
     )
     # fmt: on
 
     with dsl.ParallelFor(experiments, name="experiments") as experiment:
         trained = finetune(tiles=tiles, experiment=experiment, seed=seed, trials=trials, snapshot=snapshot)
-        on_gpu(with_store(trained))
-        validated = evaluate(model=trained.outputs["model"], tiles=tiles, split="val", seed=seed)
+        on_gpu(with_store(placed(trained, "finetune")))
+        validated = placed(evaluate(model=trained.outputs["model"], tiles=tiles, split="val", seed=seed), "evaluate")
         validated.set_display_name("evaluate on validation")
-        tested = evaluate(model=trained.outputs["model"], tiles=tiles, split="test", seed=seed)
+        tested = placed(evaluate(model=trained.outputs["model"], tiles=tiles, split="test", seed=seed), "evaluate")
         tested.set_display_name("evaluate on test, to be reported alone")
 
     compared = compare(
@@ -98,4 +98,5 @@ def compare_experiments(
         tests=Collected(tested.outputs["evaluation"]),
         tiles=tiles,
     )
+    placed(compared, "compare")
     return Outputs(compared.outputs["comparison"], compared.outputs["summary"])

@@ -1,6 +1,7 @@
-"""What a task of a pipeline gets from its cluster: store and services by reference, retries, a GPU."""
+"""What a task of a pipeline gets from its cluster: store and services by reference, resources, retries, a GPU."""
 
 import os
+from typing import NamedTuple
 
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
@@ -23,16 +24,56 @@ GPU_NODE = {"nvidia.com/gpu.present": "true"}
 SHARED_MEMORY = "4Gi"
 """Memory that the workers of a data loader share; a container has 64 MiB otherwise."""
 
-RETRIES = 3
+USER, GROUP = 10001, 0
+"""Whom a pod runs as: the user of the images."""
+
+
+class Needs(NamedTuple):
+    """What a step asks its node for, and how often it is tried again."""
+
+    cpu: str
+    memory: str
+    """Of a node that is to run it."""
+    limit: str
+    """Memory at which it is killed."""
+    retries: int
+    """Steps that talk to the world fail with it; those that only compute lose their node at most."""
+
+
+NEEDS = {
+    "preflight": Needs("250m", "512Mi", "2Gi", 2),
+    "ingest": Needs("2", "4Gi", "12Gi", 3),
+    "label": Needs("1", "2Gi", "12Gi", 3),
+    "tile": Needs("1", "2Gi", "12Gi", 1),
+    "finetune": Needs("4", "16Gi", "48Gi", 5),
+    "evaluate": Needs("2", "4Gi", "16Gi", 1),
+    "select": Needs("250m", "256Mi", "2Gi", 1),
+    "compare": Needs("1", "4Gi", "16Gi", 1),
+    "register": Needs("1", "4Gi", "16Gi", 3),
+    "conclude": Needs("250m", "512Mi", "2Gi", 3),
+}
+"""A finetune that is preempted goes on from its checkpoint, so that more tries cost little."""
+
+ON_CPU = {"finetune": Needs("2", "4Gi", "16Gi", 5)}
+"""What is else for a cluster without GPUs, whose experiments are small."""
+
+
+def placed(task: PipelineTask, stage: str) -> PipelineTask:
+    """Give a step of a stage its resources, its retries and a user that is no root."""
+    needs = (ON_CPU.get(stage) if os.environ.get("CASBAH_CPU") else None) or NEEDS[stage]
+    task.set_cpu_request(needs.cpu).set_memory_request(needs.memory).set_memory_limit(needs.limit)
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=GROUP, run_as_non_root=True)
+    return task.set_retry(
+        num_retries=needs.retries, backoff_duration="10s", backoff_factor=2.0, backoff_max_duration="300s"
+    )
 
 
 def with_store(task: PipelineTask) -> PipelineTask:
-    """Give a step that leaves its pod the object store and MLflow, by reference, and retries."""
+    """Give a step that leaves its pod the object store and MLflow, by reference."""
     kubernetes.use_secret_as_env(task, secret_name=STORE_SECRET, secret_key_to_env=STORE_KEYS)
     # An MLflow that asks for no user has no such Secret beside it.
     kubernetes.use_secret_as_env(task, secret_name=MLFLOW_SECRET, secret_key_to_env=MLFLOW_KEYS, optional=True)
-    kubernetes.use_config_map_as_env(task, config_map_name=SERVICES_CONFIG, config_map_key_to_env=SERVICES_KEYS)
-    return task.set_retry(num_retries=RETRIES, backoff_duration="10s", backoff_factor=2.0, backoff_max_duration="300s")
+    return kubernetes.use_config_map_as_env(task, config_map_name=SERVICES_CONFIG, config_map_key_to_env=SERVICES_KEYS)
 
 
 def on_gpu(task: PipelineTask) -> PipelineTask:

@@ -4,8 +4,9 @@ from typing import Any
 
 from components.ingest.component import ingest
 from components.label.component import label
+from components.preflight.component import preflight
 from components.tile.component import tile
-from pipelines.placement import with_store
+from pipelines.placement import placed, with_store
 
 
 def tiles_of(
@@ -26,25 +27,44 @@ def tiles_of(
     align: Any,
     seed: Any,
     snapshot: Any,
+    experiments: Any,
+    trials: Any,
+    name: Any,
 ) -> Any:
-    """Add `ingest`, `label` and `tile` to the pipeline that is being made, and return the channel of the tile set.
+    """Add `preflight`, `ingest`, `label` and `tile` to the pipeline that is being made, and return the channel of the
+    tile set.
 
-    The arguments are the pipeline's own parameters of the same names.
+    The arguments are the pipeline's own parameters of the same names; the last three are for preflight alone.
     """
-    scene = with_store(
-        ingest(aoi=aoi, start=start, end=end, stac=stac, periods=periods, max_cloud=max_cloud, snapshot=snapshot)
-    ).outputs["scene"]
-    cover = with_store(
-        label(
-            scene=scene,
-            source=labels,
-            labelled_area=labelled_area,
-            licence=licence,
-            attribution=attribution,
-            vintage=vintage,
-            snapshot=snapshot,
-        )
-    ).outputs["labels"]
-    return tile(scene=scene, labels=cover, tile_size=tile_size, block_size=block_size, align=align, seed=seed).outputs[
-        "tiles"
-    ]
+    checked = preflight(
+        aoi=aoi,
+        start=start,
+        end=end,
+        stac=stac,
+        labels=labels,
+        labelled_area=labelled_area,
+        experiments=experiments,
+        periods=periods,
+        max_cloud=max_cloud,
+        tile_size=tile_size,
+        block_size=block_size,
+        seed=seed,
+        trials=trials,
+        vintage=vintage,
+        name=name,
+    )
+    with_store(placed(checked, "preflight")).set_caching_options(False)
+    read = ingest(aoi=aoi, start=start, end=end, stac=stac, periods=periods, max_cloud=max_cloud, snapshot=snapshot)
+    scene = with_store(placed(read, "ingest")).after(checked).outputs["scene"]
+    labelled = label(
+        scene=scene,
+        source=labels,
+        labelled_area=labelled_area,
+        licence=licence,
+        attribution=attribution,
+        vintage=vintage,
+        snapshot=snapshot,
+    )
+    cover = with_store(placed(labelled, "label")).outputs["labels"]
+    cut = tile(scene=scene, labels=cover, tile_size=tile_size, block_size=block_size, align=align, seed=seed)
+    return placed(cut, "tile").outputs["tiles"]

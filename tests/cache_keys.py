@@ -136,6 +136,8 @@ class _Run:
 
 
 def _parameter(one: Document, parameters: Document) -> Any:
+    if "taskFinalStatus" in one:  # known when the run has ended, and to a step that is never cached
+        return None
     if "componentInputParameter" in one:
         return parameters[one["componentInputParameter"]]
     return one["runtimeValue"]["constant"]

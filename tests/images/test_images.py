@@ -13,13 +13,15 @@ from conftest import DOCKER, ROOT, Said  # type: ignore[import-not-found]
 
 from casbah.pipeline.compiled import STAGES
 
-GEO = ("ingest", "label", "tile", "select")
-TRAIN = ("finetune", "evaluate", "compare", "register", "serve")
+GEO = ("preflight", "ingest", "label", "tile", "select")
+TRAIN = ("finetune", "evaluate", "compare", "register", "conclude", "serve")
 ALL = (*GEO, *TRAIN)
 MOST = 900e6
 """Bytes of an image without torch, unpacked and with its base."""
 
 BROUGHT = {
+    "preflight": "from casbah.pipeline import preflight",
+    "conclude": "from casbah.register import settle; import mlflow",
     "ingest": "from casbah.ingest import ingest",
     "label": "from casbah.label import label",
     "tile": "from casbah.tile import tile",

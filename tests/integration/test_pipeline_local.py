@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -121,14 +122,14 @@ def test_no_test_block_was_trained_or_tuned_on(results: Results) -> None:
 
 def test_a_second_run_reuses_every_step_but_registering(results: Results, session: Session, package: Path) -> None:
     again = played(session, results.output.parent / "second", package)
-    assert set(again.seconds) == {f"register {demo.NAME}"}
+    assert set(again.seconds) == {"preflight", f"register {demo.NAME}", "conclude succeeded"}
     assert again.test == results.test
     assert again.registration["version"] == results.registration["version"], "the same model is no new version"
 
 
 def test_bad_input_of_a_step_is_its_sentence_at_once(session: Session, place: Path, package: Path) -> None:
     began = time.monotonic()
-    with pytest.raises(InputError, match=r"ingest: aoi is 'nowhere'; known here: .*run\.log"):
+    with pytest.raises(InputError, match=r"preflight: aoi is 'nowhere'; known here: .*run\.log"):
         local.run(package, {"aoi": "nowhere"}, directory=place / "bad", environment=session.environment)
     assert time.monotonic() - began < 30, "no retry changes what the user typed"
 
@@ -140,17 +141,65 @@ def test_a_fault_of_the_world_ends_with_exit_code_3_after_the_retries(
     quick.write_text(package.read_text().replace("backoffDuration: 10s", "backoffDuration: 0s"))
     broken = {**session.environment, "AWS_SECRET_ACCESS_KEY": "wrong"}
     events: list[dict[str, Any]] = []
-    with pytest.raises(WorldError, match=r"ingest: .*refused the credentials"):
+    with pytest.raises(WorldError, match=r"preflight: .*refused the credentials"):
         local.run(quick, {"aoi": "sample"}, directory=place / "world", environment=broken, watch=events.append)
-    assert len([event for event in events if event["event"] == "fail"]) == 4
+    assert len([event for event in events if event["event"] == "fail"]) == 3
+    assert {event["step"] for event in events if event["event"] == "start"} == {"preflight", "conclude"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:9", r"preflight: .*127\.0\.0\.1:9"),
+        ("MLFLOW_TRACKING_URI", "http://127.0.0.1:9", r"preflight: MLflow at http://127\.0\.0\.1:9 did not answer"),
+    ],
+)
+def test_a_service_that_is_down_is_told_before_anything_is_read(
+    session: Session, place: Path, package: Path, variable: str, value: str, sentence: str
+) -> None:
+    quick = place / "soon.yaml"
+    quick.write_text(re.sub("maxRetryCount: [0-9]", "maxRetryCount: 0", package.read_text()))
+    events: list[dict[str, Any]] = []
+    broken = {**session.environment, variable: value}
+    with pytest.raises(WorldError, match=sentence):
+        local.run(quick, {"aoi": "sample"}, directory=place / "down", environment=broken, watch=events.append)
+    assert "ingest" not in {event.get("step") for event in events}
+
+
+def test_a_missing_secret_and_an_experiment_that_can_not_train_are_told_before_anything_is_read(
+    session: Session, place: Path, package: Path
+) -> None:
+    store = Store.from_environment()
+    bad = Location(BUCKET, "inputs/bad.yaml")
+    store.write(b"kind: nothing\n", bad)
+    for given, environment, sentence in (
+        (
+            {},
+            {"AWS_SECRET_ACCESS_KEY": ""},
+            r"AWS_SECRET_ACCESS_KEY is not set: .*secretkey of the Secret casbah-store",
+        ),
+        ({}, {"MLFLOW_TRACKING_URI": ""}, r"MLFLOW_TRACKING_URI is not set: .*ConfigMap casbah-services"),
+        ({"experiments": f'["{bad}"]'}, {}, r"preflight: .*bad\.yaml"),
+        ({"experiments": '["satmae_large_upernet"]'}, {"HF_ENDPOINT": "http://127.0.0.1:9"}, r"satmae_large_upernet: "),
+    ):
+        events: list[dict[str, Any]] = []
+        with pytest.raises((InputError, WorldError), match=sentence):
+            local.run(
+                package,
+                {"aoi": "sample", **given},
+                directory=place / "secret",
+                environment={**session.environment, **environment},
+                watch=events.append,
+            )
+        assert "ingest" not in {event.get("step") for event in events}, sentence
 
 
 def test_a_step_that_is_killed_is_told_from_one_that_failed(session: Session, place: Path, package: Path) -> None:
     quick = place / "once.yaml"
-    quick.write_text(package.read_text().replace("maxRetryCount: 3", "maxRetryCount: 0"))
+    quick.write_text(re.sub("maxRetryCount: [0-9]", "maxRetryCount: 0", package.read_text()))
 
     def kill(event: dict[str, Any]) -> None:
-        if event["event"] == "start":
+        if event["event"] == "start" and event["step"] == "ingest":
             os.kill(event["pid"], signal.SIGKILL)
 
     with pytest.raises(WorldError, match=r"ingest ended without a word, .* out of memory; see .*run\.log"):

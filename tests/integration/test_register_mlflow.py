@@ -19,7 +19,8 @@ from casbah.finetune import finetune
 from casbah.grid import Grid
 from casbah.models import load
 from casbah.products.tiles import TileSet
-from casbah.register import register, rollback
+from casbah.register import register, rollback, settle
+from casbah.register import stage as registering
 
 pytestmark = pytest.mark.integration
 
@@ -89,6 +90,42 @@ def test_the_first_model_is_champion_a_better_one_takes_over_and_one_command_rol
     assert client.get_model_version_by_alias(name, "champion").version == "1"
     with pytest.raises(InputError, match="first champion"):
         rollback(name=name)
+
+
+def test_a_version_that_nobody_decided_on_does_not_outlive_its_run(
+    served: stack.Stack, tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A pod that dies while it registers: before the alias nothing is left, after it the decision is written."""
+    use_predictor(monkeypatch, Blurred)
+    client = mlflow.MlflowClient()
+    monkeypatch.setenv("KFP_RUN_ID", "run-1")
+    submit(tmp_path, tiles, "poor", name)
+    assert settle(name=name, run="run-1") == [], "what was decided stays"
+    monkeypatch.setenv("KFP_RUN_ID", "run-2")
+    with monkeypatch.context() as dying:
+        dying.setattr(registering, "_write_decision", _die)
+        with pytest.raises(Died):
+            submit(tmp_path, tiles, "good", name)
+    assert settle(name=name, run="another") == []
+    assert len(client.search_model_versions(f"name = '{name}'")) == 2
+    (sentence,) = settle(name=name, run="run-2")
+    assert sentence == f"{name} version 2 was not decided on when its step broke off, and was deleted"
+    assert [version.version for version in client.search_model_versions(f"name = '{name}'")] == ["1"]
+    assert client.get_model_version_by_alias(name, "champion").version == "1"
+    again = register(model=tmp_path / "good", evaluation=tmp_path / "good-test", tiles=tiles.path, name=name)
+    client.delete_model_version_tag(name, again.version, "casbah.decision")
+    (sentence,) = settle(name=name, run="run-2")
+    assert "was promoted by a step that broke off afterwards" in sentence
+    assert client.get_model_version(name, again.version).tags["casbah.decision"] == "promoted"
+    assert settle(name=name, run="run-2") == []
+
+
+class Died(BaseException):
+    """The pod is gone."""
+
+
+def _die(*_: object) -> None:
+    raise Died
 
 
 def test_a_worse_model_stays_challenger_and_the_version_says_why_and_how_often_these_blocks_decided(

@@ -37,7 +37,7 @@ def test_each_experiment_is_trained_and_scored_on_both_splits_by_itself(document
 
 def test_the_report_alone_sees_all_of_them(document: dict[str, Any]) -> None:
     outside = document["root"]["dag"]["tasks"]
-    assert set(outside) == {"ingest", "label", "tile", "for-loop-1", "compare"}
+    assert set(outside) == {"preflight", "ingest", "label", "tile", "for-loop-1", "compare"}
     given = outside["compare"]["inputs"]["artifacts"]
     loop = {name for name, source in given.items() if source["taskOutputArtifact"]["producerTask"] == "for-loop-1"}
     assert loop == {"models", "validations", "tests"}

@@ -96,18 +96,51 @@ def test_finetune_asks_for_a_gpu_its_node_and_shared_memory(documents: list[dict
     assert not any("accelerator" in executors[name]["container"].get("resources", {}) for name in others)
 
 
-def test_steps_that_leave_their_pod_are_retried_and_get_secrets_by_reference(documents: list[dict[str, Any]]) -> None:
-    found = dict(tasks(documents[0]))
+def test_retries_fit_what_can_fail(documents: list[dict[str, Any]]) -> None:
+    """The world fails often, a node seldom, and what goes on from its checkpoint costs little to try again."""
+    tries = {name: task.get("retryPolicy", {}).get("maxRetryCount", 0) for name, task in tasks(documents[0])}
+    assert min(tries[name] for name in ("ingest", "label", "register", "conclude")) == 3
+    assert tries["finetune"] > 3
+    assert {tries[name] for name in ("tile", "evaluate", "evaluate-2", "select")} == {1}
+    assert 0 < tries["preflight"] < 3, "what a person typed is not told after many waits"
+
+
+def test_every_step_asks_for_what_it_needs_and_runs_as_no_root(documents: list[dict[str, Any]]) -> None:
+    for name, executor in documents[0]["deploymentSpec"]["executors"].items():
+        resources = executor["container"]["resources"]
+        assert resources["cpuRequest"] > 0, name
+        assert 0 < resources["memoryRequest"] <= resources["memoryLimit"], name
+        context = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"][name]["securityContext"]
+        assert context["runAsNonRoot"] is True
+        assert int(context["runAsUser"]) > 0
+    cheap = documents[0]["deploymentSpec"]["executors"]["exec-select"]["container"]["resources"]
+    assert cheap["memoryLimit"] < resources["memoryLimit"]
+
+
+def test_the_last_word_is_said_whatever_came_before(documents: list[dict[str, Any]]) -> None:
+    last = documents[0]["root"]["dag"]["tasks"]["conclude"]
+    assert last["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    (inside,) = last["dependentTasks"]
+    assert inside == "train-and-register"
+    assert last["inputs"]["parameters"]["status"]["taskFinalStatus"]["producerTask"] == inside
+
+
+def test_preflight_comes_before_anything_is_read(documents: list[dict[str, Any]]) -> None:
+    found = documents[0]["components"]["comp-train-and-register"]["dag"]["tasks"]
+    assert "dependentTasks" not in found["preflight"]
+    assert found["ingest"]["dependentTasks"] == ["preflight"]
+    assert [name for name, task in found.items() if not task.get("dependentTasks")] == ["preflight"]
+
+
+def test_steps_that_leave_their_pod_get_secrets_by_reference(documents: list[dict[str, Any]]) -> None:
     kubernetes = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    for name in ("ingest", "label", "finetune", "register"):
-        assert found[name]["retryPolicy"]["maxRetryCount"] == 3, name
+    for name in ("preflight", "ingest", "label", "finetune", "register", "conclude"):
         assert kubernetes[f"exec-{name}"]["secretAsEnv"][0]["secretName"] == "casbah-store"
         assert kubernetes[f"exec-{name}"]["secretAsEnv"][1]["secretName"] == "casbah-mlflow"
         assert kubernetes[f"exec-{name}"]["secretAsEnv"][1]["optional"], "an MLflow without users has no such Secret"
         assert kubernetes[f"exec-{name}"]["configMapAsEnv"][0]["configMapName"] == "casbah-services"
-    for name in ("tile", "select"):
-        assert "retryPolicy" not in found[name]
-        assert f"exec-{name}" not in kubernetes
+    for name in ("tile", "evaluate", "select"):
+        assert not {"secretAsEnv", "configMapAsEnv"} & kubernetes[f"exec-{name}"].keys(), name
 
 
 def test_the_yaml_holds_no_secret(package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -154,11 +187,13 @@ def test_for_a_cluster_without_gpus_nothing_asks_for_one(tmp_path: Path) -> None
     assert "nvidia.com/gpu" in again.read_text(), "the choice ends with its compilation"
 
 
-def test_registering_is_never_answered_from_the_cache_and_the_rest_is(documents: list[dict[str, Any]]) -> None:
+def test_what_looks_at_the_world_or_changes_it_is_never_answered_from_the_cache(
+    documents: list[dict[str, Any]],
+) -> None:
     for name, task in tasks(documents[0]):
         cached = task.get("cachingOptions", {}).get("enableCache", False)
-        if not name.startswith("for-loop"):
-            assert cached is (name != "register"), name
+        if not name.startswith(("for-loop", "train-and")):
+            assert cached is (name not in ("preflight", "register", "conclude")), name
 
 
 def test_the_snapshot_date_is_part_of_what_every_reading_step_is_cached_by(documents: list[dict[str, Any]]) -> None:
@@ -181,7 +216,8 @@ def test_experiments_are_compared_on_validation_and_test_is_scored_once(document
         if name.startswith("evaluate")
     }
     assert sorted(evaluations.values()) == ["test", "val"]
-    outside = {name for name in documents[0]["root"]["dag"]["tasks"] if name.startswith("evaluate")}
+    inside = documents[0]["components"]["comp-train-and-register"]["dag"]["tasks"]
+    outside = {name for name in inside if name.startswith("evaluate")}
     assert [evaluations[name] for name in outside] == ["test"], "the loop never sees the test split"
 
 

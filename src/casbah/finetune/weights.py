@@ -32,7 +32,7 @@ def pretraining(model_args: Mapping[str, Any]) -> str | None:
 
     What a listed one starts from is known when it is loaded (`starts_from` of the network).
     """
-    wanted = published.asked_for(model_args)
+    wanted = weights.asked_for(model_args)
     if not wanted:
         return None
     file = model_args.get("backbone_ckpt_path")
@@ -53,7 +53,7 @@ def check(model_args: Mapping[str, Any], where: str) -> None:
     if file is not None and not Path(file).is_file():
         raise InputError(f"{where}: model_args.backbone_ckpt_path names {file}, which is no file")
     listed = published.wanted(model_args)
-    if not published.asked_for(model_args) or file is not None:
+    if not weights.asked_for(model_args) or file is not None:
         return
     if listed is not None:
         _check_listed(listed.entry, model_args, where)
@@ -101,7 +101,7 @@ def _hub_file(model_args: Mapping[str, Any]) -> HubFile | None:
     from terratorch.models.backbones.prithvi_vit import pretrained_weights
     from terratorch.registry import BACKBONE_REGISTRY
 
-    backbone, wanted = str(model_args.get("backbone")), published.asked_for(model_args)
+    backbone, wanted = str(model_args.get("backbone")), weights.asked_for(model_args)
     entry = pretrained_weights.get(backbone.removeprefix("terratorch_"))
     if entry:
         return HubFile(entry["hf_hub_id"], (entry["hf_hub_filename"],))

@@ -51,22 +51,13 @@ class Wanted:
         return self.file or weights.path(self.entry.name)
 
 
-def asked_for(model_args: Mapping[str, Any]) -> Any:
-    """What an experiment says about pretraining: false, true, or on what.
-
-    SMPModelFactory, which alone takes a `model`, pretrains unless it is told not to, and on ImageNet unless it is told
-    on what.
-    """
-    return model_args.get("pretrained", True) if "model" in model_args else model_args.get("backbone_pretrained", False)
-
-
 def wanted(model_args: Mapping[str, Any]) -> Wanted | None:
     """What the arguments of a TerraTorch factory ask for; None for no pretraining, or none that the manifest lists.
 
     `InputError` where they name a file of weights and ask for no pretraining.
     """
     smp, file = "model" in model_args, model_args.get("backbone_ckpt_path")
-    asked = asked_for(model_args)
+    asked = weights.asked_for(model_args)
     if file and not asked:
         # Some builders would load it all the same, and leave out what does not fit without a word.
         raise InputError(

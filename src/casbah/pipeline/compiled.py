@@ -22,7 +22,9 @@ from casbah.errors import InputError, unwritable
 from casbah.pipeline import inputs
 from casbah.products.manifest import sha256_of
 
-STAGES = ("ingest", "label", "tile", "finetune", "evaluate", "select", "register", "compare")
+STAGES = (
+    "preflight", "ingest", "label", "tile", "finetune", "evaluate", "select", "register", "compare", "conclude",
+)  # fmt: skip
 
 FOOTPRINTS, COMPARISON = "building_footprints", "compare_experiments"
 

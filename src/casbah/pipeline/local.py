@@ -22,6 +22,7 @@ from casbah.stack.process import members, start, stop
 
 JOURNAL = "journal.jsonl"
 POLL = 0.2
+LAST = "conclude"
 GRACE = 10.0
 """Seconds that the steps of a stopped run get to end by themselves."""
 
@@ -159,7 +160,9 @@ def _raise_failure(account: _Account, log: Path) -> None:
     if not final and (dead := account.dead()):
         raise WorldError(f"{dead[0]} ended without a word, as a process does that runs out of memory; see {log}")
     if account.failures:
-        failure = final[0] if final else list(account.failures.values())[-1]
+        # The step that has the last word fails after another one, and often with it.
+        first = [one for one in account.failures.values() if one["step"] != LAST]
+        failure = final[0] if final else (first or list(account.failures.values()))[-1]
         step = " ".join(filter(None, (failure["step"], failure["detail"])))
         raise ERRORS.get(failure["code"], CasbahError)(f"{step}: {failure['message']} (the run's log is {log})")
     message = account.outcome["message"] if account.outcome else "it ended without a word"

@@ -53,6 +53,14 @@ class ClassificationMetrics(Artifact, Protocol):
     def log_confusion_matrix(self, categories: list[str], matrix: list[list[int]]) -> None: ...
 
 
+def preflight(**values: Any) -> None:
+    """Parameters, services, experiments and weights are looked at before anything is read or trained."""
+    with _step("preflight") as step:
+        from casbah.pipeline import preflight as stage
+
+        step.run(stage.check, {name: _typed(value) for name, value in values.items()}, step.folder)
+
+
 def ingest(
     scene: Artifact,
     *,
@@ -326,6 +334,15 @@ def register(
         record("registered", reason=made.reason, **facts)
 
 
+def conclude(*, state: str, message: str, name: str, run: str) -> None:
+    """How the run ended is said, and what a registering that broke off has left is brought to an end."""
+    with _step("conclude", state.lower()) as step:
+        from casbah.register import settle
+
+        told = step.run(settle, name=inputs.text(name), run=local_run() or run)
+        print(" ".join(filter(None, (f"casbah: the run ended as {state}.", message, *told))), flush=True)
+
+
 def numbers(metrics: EvaluationMetrics) -> dict[str, float]:
     """The scores of an evaluation as flat names and numbers, without those that are undefined."""
     found: dict[str, float | None] = {"threshold": metrics.threshold, "expected_calibration_error": metrics.ece}
@@ -372,6 +389,11 @@ def interval(value: Interval, *, bounds: bool = True) -> str:
     if not bounds or value.low is None or value.high is None:
         return f"{value.value:.3f}"
     return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+
+
+def _typed(value: Any) -> Any:
+    """A whole number that KFP has handed on as 3.0, as it was."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _log_scores(scores: Metrics, confusion: ClassificationMetrics, metrics: EvaluationMetrics) -> None:

@@ -37,6 +37,10 @@ REGISTER = Words(
     "nothing was registered and nothing is lost: run `casbah register` again when it is up",
     "what it had taken stays, and running `casbah register` again goes on",
 )
+SETTLE = Words(
+    "what a registering that broke off may have left stays as it is until the next run of this step",
+    "run the step again",
+)
 ROLLBACK = Words(
     "the champion is the one it was: run `casbah rollback` again when it is up",
     "look which version is champion before you run `casbah rollback` again",
@@ -88,6 +92,33 @@ def check(uri: str, words: Words = REGISTER) -> None:
         except (requests.RequestException, OSError, ValueError) as error:
             last = _short(error)
     raise WorldError(f"MLflow at {shown(uri)} did not answer {ATTEMPTS} times ({last}); {words.unanswered}")
+
+
+def check_user(uri: str) -> None:
+    """`WorldError` where the server refuses this user, whom its health check does not ask for (http addresses only)."""
+    if urlsplit(uri).scheme not in WEB:
+        return
+    import requests
+
+    user, password = (os.environ.get(f"MLFLOW_TRACKING_{word}") for word in ("USERNAME", "PASSWORD"))
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    try:
+        status = requests.post(
+            f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search",
+            json={"max_results": 1},
+            auth=(user, password) if user and password else None,
+            headers={"Authorization": f"Bearer {token}"} if token and not user else None,
+            timeout=30,
+        ).status_code
+    except (requests.RequestException, OSError, ValueError) as error:
+        raise WorldError(f"MLflow at {shown(uri)} broke off ({_short(error)})") from None
+    if status in REFUSED:
+        raise WorldError(
+            f"MLflow at {shown(uri)} refused the user (HTTP {status}): MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD of one that it knows are wanted (on a cluster from the Secret casbah-mlflow)"
+        )
+    if status != requests.codes.ok:
+        raise WorldError(f"MLflow at {shown(uri)} answers HTTP {status}; an MLflow server is wanted there")
 
 
 def _short(error: Exception) -> str:

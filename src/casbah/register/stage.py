@@ -130,7 +130,7 @@ def _before(client: Any, name: str, current: Any) -> Any:
     previous = current.tags.get("casbah.previous_champion")
     if not previous:
         raise InputError(f"version {_number(current)} is {name}'s first champion; there is none before it")
-    found = {_number(version): version for version in _versions(client, name)}.get(previous)
+    found = {_number(version): version for version in versions_of(client, name)}.get(previous)
     if found is None:
         raise InputError(
             f"version {previous} of {name}, champion before version {current.version}, was deleted: choose another and "
@@ -199,7 +199,7 @@ def _decide(client: Any, name: str, version: Any, candidate: Candidate) -> Decis
 
 def _existing(client: Any, name: str, candidate: Candidate) -> Any:
     """The version of this very model with this very evaluation; None where there is none."""
-    for version in _versions(client, name):
+    for version in versions_of(client, name):
         if version.tags.get("casbah.model") != candidate.model.digest:
             continue
         if version.tags.get("casbah.evaluation") == candidate.evaluation.digest:
@@ -207,7 +207,7 @@ def _existing(client: Any, name: str, candidate: Candidate) -> Any:
     return None
 
 
-def _versions(client: Any, name: str) -> list[Any]:
+def versions_of(client: Any, name: str) -> list[Any]:
     return list(client.search_model_versions(f"name='{name}'"))
 
 
@@ -327,7 +327,7 @@ def _champion(client: Any, name: str) -> Any:
     from mlflow.exceptions import MlflowException
 
     # A server with users denies what it is asked of a name that nobody has registered.
-    if not _versions(client, name):
+    if not versions_of(client, name):
         return None
     try:
         return client.get_model_version_by_alias(name, CHAMPION)
@@ -346,7 +346,7 @@ def _write_decision(client: Any, name: str, version: str, decision: Decision, al
     """
     compared = decision.blocks if decision.compared else ()
     decided = 0
-    for other in _versions(client, name):
+    for other in versions_of(client, name):
         if _number(other) != version and seen_among(compared, json.loads(other.tags.get("casbah.compared_on", "[]"))):
             decided += 1
     tags = {

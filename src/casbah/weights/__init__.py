@@ -3,7 +3,7 @@
 from casbah.weights.checking import State, Verdict, state_of, verify
 from casbah.weights.fetching import add, check_available, copy_to_mirror, fetch, offline, path, unanswered
 from casbah.weights.local import DEFAULT, VARIABLE, Facts, LocalStore
-from casbah.weights.manifest import Published, entries, find, hub_endpoint, serving
+from casbah.weights.manifest import Published, asked_for, entries, find, hub_endpoint, serving
 
 __all__ = [
     "DEFAULT",
@@ -14,6 +14,7 @@ __all__ = [
     "State",
     "Verdict",
     "add",
+    "asked_for",
     "check_available",
     "copy_to_mirror",
     "entries",

@@ -2,9 +2,11 @@
 
 import json
 import os
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -86,6 +88,15 @@ def find(name: str) -> Published:
             return entry
     near = get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)
     raise InputError(f"there are no published weights of the name {name!r}; did you mean {', '.join(near)}?")
+
+
+def asked_for(model_args: Mapping[str, Any]) -> Any:
+    """What an experiment says about pretraining: false, true, or on what.
+
+    SMPModelFactory, which alone takes a `model`, pretrains unless it is told not to, and on ImageNet unless it is told
+    on what.
+    """
+    return model_args.get("pretrained", True) if "model" in model_args else model_args.get("backbone_pretrained", False)
 
 
 def serving(backbone: str, smp: bool) -> Published | None:

@@ -1,0 +1,87 @@
+"""What can be known to be wrong before anything is read or trained: parameters, services, experiments, weights."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from casbah import weights
+from casbah.errors import CasbahError, InputError
+from casbah.pipeline import inputs
+from casbah.progress import say
+from casbah.storage import BUCKET, Location, Store
+
+NEEDED = {
+    "AWS_ENDPOINT_URL": "store-endpoint of the ConfigMap casbah-services",
+    "AWS_ACCESS_KEY_ID": "accesskey of the Secret casbah-store",
+    "AWS_SECRET_ACCESS_KEY": "secretkey of the Secret casbah-store",
+    "MLFLOW_TRACKING_URI": "mlflow-tracking-uri of the ConfigMap casbah-services",
+}
+"""Variables of a step, and where a cluster keeps what is in them."""
+
+PROBE = "checkpoints/.preflight"
+"""An object that is written and removed: a store that can only be read would fail after the first epoch."""
+
+
+def check(values: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a run that would fail later, in the words of the step that would.
+
+    Args:
+        values: Parameters of the pipeline that is to run. Without a `name` nothing is registered, and MLflow may be
+            missing.
+        folder: For the YAML files of experiments that lie at an address.
+
+    Raises:
+        InputError: A parameter, an experiment or a variable is wrong, or weights can't be had under their licence.
+        WorldError: The store or MLflow does not answer or refuses the credentials, or weights are out of reach.
+    """
+    # An empty name registers nothing, and is none to check.
+    inputs.check({name: value for name, value in values.items() if (name, value) != ("name", "")})
+    _check_variables(registers=bool(values.get("name")))
+    _check_store()
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        _check_mlflow()
+    for name in values.get("experiments", ()):
+        _check_experiment(name, folder)
+    say("parameters, object store, MLflow, experiments and weights are as they should be")
+
+
+def _check_variables(*, registers: bool) -> None:
+    for variable, place in NEEDED.items():
+        if not os.environ.get(variable) and (registers or variable != "MLFLOW_TRACKING_URI"):
+            raise InputError(f"{variable} is not set: a step takes it from {place}, in the namespace where it runs")
+
+
+def _check_store() -> None:
+    store, probe = Store.from_environment(), Location(BUCKET, PROBE)
+    store.ensure_bucket()
+    store.write(b"", probe)
+    store.remove(probe)
+
+
+def _check_mlflow() -> None:
+    from casbah.register import mlflow_server
+
+    uri = mlflow_server.tracking_uri(None)
+    mlflow_server.check(uri)
+    mlflow_server.check_user(uri)
+
+
+def _check_experiment(name: str, folder: Path) -> None:
+    """The experiment reads as one, and what it starts from can be had."""
+    from casbah.finetune.experiment import ENSEMBLE, read
+
+    experiment = read(str(inputs.experiment(name, folder)))
+    if experiment.kind == ENSEMBLE:
+        for member in experiment.settings["members"]:
+            _check_experiment(str(member), folder)
+    if not experiment.is_network:
+        return
+    given = experiment.settings["model"].get("init_args", {}).get("model_args", {})
+    if given.get("backbone_ckpt_path") or not weights.asked_for(given):
+        return
+    if entry := weights.serving(str(given.get("backbone")), "model" in given):
+        try:
+            weights.check_available(entry.name)
+        except CasbahError as error:
+            raise type(error)(f"{experiment.name}: {error}") from None
