@@ -45,6 +45,25 @@ def test_a_gpu_that_is_not_there_is_refused_in_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
+def test_an_image_without_cuda_on_a_gpu_node_is_told_before_it_trains(
+    capacity: ModuleType, tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pod would hold its GPU for hours otherwise, and train on the CPU."""
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "nvidiactl").touch()
+    monkeypatch.setattr(capacity, "DEVICES", tmp_path / "dev")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    settings = {"config": "unet_scratch_small", "tiles": tiles.path, "output": tmp_path / "model"}
+    capacity._check_given()  # a node without a GPU for this pod
+    (tmp_path / "dev" / "nvidia0").touch()
+    with pytest.raises(InputError, match=r"was given the GPU .*nvidia0, .* built without CUDA: .*ACCELERATOR=cuda"):
+        finetune(**settings)
+    assert not (tmp_path / "model").exists()
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST")
+    capacity._check_given()  # a person's own machine, where the choice of torch is theirs
+
+
 def test_a_network_larger_than_the_memory_is_refused_before_it_trains_with_what_would_fit(
     capacity: ModuleType, tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

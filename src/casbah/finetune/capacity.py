@@ -1,5 +1,6 @@
 """Whether this machine can train a network at all: the accelerator that is asked for, and memory for the weights."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from casbah import experiments
 from casbah.errors import InputError
 from casbah.finetune.experiment import Experiment
+from casbah.journal import CONTAINED
 
 BYTES = 16
 """Of each parameter that AdamW trains in single precision: the weight, its gradient, and two moments."""
@@ -20,12 +22,22 @@ HELD = 4
 GPUS = ("gpu", "cuda", "mps")
 """What `trainer.accelerator` calls them."""
 
+DEVICES = Path("/dev")
+"""Where the kernel shows a container the GPUs that it was given."""
+
+CONTAINERS = ("KUBERNETES_SERVICE_HOST", CONTAINED)
+"""Variables that a process finds set in a pod, or in a container of a local run."""
+
 CGROUP = Path("/sys/fs/cgroup")
 """Where a container is told its share of the memory (cgroup v2)."""
 
 
 def check_accelerator(experiment: Experiment) -> None:
-    """`InputError` where the experiment asks for a GPU and torch finds none."""
+    """`InputError` where the experiment asks for a GPU and torch finds none, or was given one that torch can't use.
+
+    A training that was given a GPU and takes the CPU would keep it for hours and say nothing.
+    """
+    _check_given()
     trainer = experiment.settings.get("trainer")
     wanted = trainer.get("accelerator") if isinstance(trainer, Mapping) else None
     if wanted not in GPUS:
@@ -37,6 +49,17 @@ def check_accelerator(experiment: Experiment) -> None:
         f"{experiment.source}: trainer.accelerator is {wanted}, and torch finds no such device on this machine; set it "
         "to auto (--set trainer.accelerator=auto), which takes a GPU where there is one, or train where there is one"
     )
+
+
+def _check_given() -> None:
+    """`InputError` where a container was given an NVIDIA GPU and its torch was built without CUDA."""
+    given = sorted(path.name for path in DEVICES.glob("nvidia[0-9]*"))
+    if given and torch.version.cuda is None and any(os.environ.get(name) for name in CONTAINERS):
+        raise InputError(
+            f"this container was given the GPU {DEVICES / given[0]}, and its torch ({torch.__version__}) is built "
+            "without CUDA: take the image that `make images` builds by default (ACCELERATOR=cuda), or compile the "
+            "pipeline with --cpu"
+        )
 
 
 class EnoughMemory(Callback):
