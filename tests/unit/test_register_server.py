@@ -132,7 +132,7 @@ def test_a_password_is_not_said_where_a_library_writes_the_address_in_its_own_wa
 def test_a_server_with_users_that_denies_an_unknown_name_has_no_champion_of_it() -> None:
     from mlflow.exceptions import MlflowException
 
-    from casbah.register.stage import _champion
+    from casbah.register.versions import champion_of
 
     class Denying:
         def __init__(self, versions: list[str]) -> None:
@@ -144,6 +144,6 @@ def test_a_server_with_users_that_denies_an_unknown_name_has_no_champion_of_it()
         def get_model_version_by_alias(self, name: str, alias: str) -> str:
             raise MlflowException("Permission denied", error_code=7)
 
-    assert _champion(Denying([]), "casbah-buildings") is None
+    assert champion_of(Denying([]), "casbah-buildings") is None
     with pytest.raises(MlflowException, match="Permission denied"):
-        _champion(Denying(["1"]), "casbah-buildings")
+        champion_of(Denying(["1"]), "casbah-buildings")

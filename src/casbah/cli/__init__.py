@@ -26,6 +26,7 @@ MODULES = (
     "evaluate",
     "compare",
     "register",
+    "registry",
     "visualize",
     "pipeline",
     "submit",

@@ -16,6 +16,7 @@ EXTRAS = {
     "compare": "train,report",
     "register": "train",
     "rollback": "train",
+    "registry": "train",
     "visualize": "train,report",
     "pipeline": "all",
     "submit": "geo,pipeline",

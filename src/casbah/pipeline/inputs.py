@@ -76,7 +76,7 @@ def check(values: Mapping[str, Any]) -> None:
     for value in values.get("experiments", ()):
         _check_name("experiments", value)
     if "name" in values:
-        from casbah.register.stage import check_name
+        from casbah.register.versions import check_name
 
         check_name(values["name"])
     if vintage := values.get("vintage"):

@@ -2,7 +2,8 @@
 
 from casbah.progress import say
 from casbah.register import mlflow_server
-from casbah.register.stage import CHAMPION, DECISION, PROMOTED, check_name, versions_of
+from casbah.register.stage import PROMOTED
+from casbah.register.versions import CHAMPION, DECISION, check_name, keep_compared_on, versions_of
 
 
 def settle(*, name: str, run: str, tracking_uri: str | None = None) -> list[str]:
@@ -28,6 +29,8 @@ def settle(*, name: str, run: str, tracking_uri: str | None = None) -> list[str]
                 client.set_model_version_tag(name, number, DECISION, PROMOTED)
                 told.append(f"{name} version {number} was promoted by a step that broke off afterwards; it says so now")
             else:
+                # Test blocks that it was compared on have been looked at, whatever becomes of it.
+                keep_compared_on(client, name, version)
                 client.delete_model_version(name, number)
                 told.append(f"{name} version {number} was not decided on when its step broke off, and was deleted")
     for sentence in told:

@@ -45,6 +45,14 @@ ROLLBACK = Words(
     "the champion is the one it was: run `casbah rollback` again when it is up",
     "look which version is champion before you run `casbah rollback` again",
 )
+REPORT = Words(
+    "nothing was written: run `casbah registry report` again when it is up",
+    "nothing was written: run `casbah registry report` again",
+)
+PRUNE = Words(
+    "nothing was deleted: run `casbah registry prune` again when it is up",
+    "what it said it deleted is deleted, the rest is there: run `casbah registry prune` again to see it",
+)
 
 
 def tracking_uri(given: str | None) -> str:

@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -27,13 +26,23 @@ from casbah.register import mlflow_server
 from casbah.register.candidate import Candidate, open_candidate
 from casbah.register.comparison import compare, evaluation_folder
 from casbah.register.promotion import Decision
+from casbah.register.versions import (
+    CHALLENGER,
+    CHAMPION,
+    COMPARED_ON,
+    DECISION,
+    DIFFERENCE,
+    NAME,
+    PREVIOUS,
+    champion_of,
+    check_name,
+    compared_before,
+    number_of,
+    page_of,
+    versions_of,
+)
 
-NAME = "casbah-buildings"
-CHAMPION, CHALLENGER = "champion", "challenger"
 EXPERIMENT = "casbah"
-DECISION = "casbah.decision"
-"""The tag that says what was decided on a version."""
-
 PROMOTED, KEPT, NOT_COMPARED = "promoted", "kept as challenger", "not compared"
 
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
@@ -110,11 +119,11 @@ def rollback(*, name: str = NAME, tracking_uri: str | None = None) -> Registrati
         import mlflow
 
         client = mlflow.MlflowClient(uri)
-        current = _champion(client, name)
+        current = champion_of(client, name)
         if current is None:
             raise InputError(f"{name} has no champion at {shown(uri)}, so there is nothing to roll back")
         previous = _before(client, name, current)
-        one, other = _number(current), _number(previous)
+        one, other = number_of(current), number_of(previous)
         client.set_model_version_tag(name, one, "casbah.rolled_back_to", other)
         client.set_model_version_tag(name, other, "casbah.rolled_back_from", one)
         client.set_model_version_tag(name, one, DECISION, "rolled back")
@@ -122,15 +131,15 @@ def rollback(*, name: str = NAME, tracking_uri: str | None = None) -> Registrati
         client.set_registered_model_alias(name, CHAMPION, other)
         _add(client, name, current, f"Was champion, rolled back to version {other}.")
         _add(client, name, previous, f"Champion again, rolled back from version {one}.")
-        return Registration(name, other, CHAMPION, f"rolled back from version {one}", _url(uri, name, other))
+        return Registration(name, other, CHAMPION, f"rolled back from version {one}", page_of(uri, name, other))
 
 
 def _before(client: Any, name: str, current: Any) -> Any:
     """The version that was champion before `current`."""
-    previous = current.tags.get("casbah.previous_champion")
+    previous = current.tags.get(PREVIOUS)
     if not previous:
-        raise InputError(f"version {_number(current)} is {name}'s first champion; there is none before it")
-    found = {_number(version): version for version in versions_of(client, name)}.get(previous)
+        raise InputError(f"version {number_of(current)} is {name}'s first champion; there is none before it")
+    found = {number_of(version): version for version in versions_of(client, name)}.get(previous)
     if found is None:
         raise InputError(
             f"version {previous} of {name}, champion before version {current.version}, was deleted: choose another and "
@@ -141,60 +150,46 @@ def _before(client: Any, name: str, current: Any) -> Any:
 
 def _add(client: Any, name: str, version: Any, sentence: str) -> None:
     """Say one thing more on a version: what was decided on it stays."""
-    client.update_model_version(name, _number(version), description=f"{version.description or ''} {sentence}".strip())
-
-
-def _number(version: Any) -> str:
-    """The number of a version as MLflow's server says it; a database without a server gives an integer."""
-    return str(version.version)
-
-
-def check_name(name: str) -> None:
-    """`InputError` for what MLflow would not take as the name of a registered model."""
-    if not re.fullmatch(r"\w[\w .-]{0,254}", name):
-        raise InputError(
-            f"name is {name!r}, which is no name for a registered model: letters, digits, '.', '_', '-' and blanks "
-            "are wanted"
-        )
+    client.update_model_version(name, number_of(version), description=f"{version.description or ''} {sentence}".strip())
 
 
 def _register(mlflow: Any, client: Any, uri: str, name: str, candidate: Candidate) -> Registration:
     version = _existing(client, name, candidate)
     if version is not None and version.tags.get(DECISION, NOT_COMPARED) != NOT_COMPARED:
-        say(f"{name} version {_number(version)} is this very model with this evaluation: not registered twice")
+        say(f"{name} version {number_of(version)} is this very model with this evaluation: not registered twice")
         return _as_it_stands(client, uri, name, version)
     decision = _decide(client, name, version, candidate)
     if version is None:
         version = _log(mlflow, name, candidate)
     elif candidate.tiles is not None:
-        client.set_model_version_tag(name, _number(version), "casbah.split", candidate.split)
-    number, alias = _number(version), CHAMPION if decision.promoted else CHALLENGER
+        client.set_model_version_tag(name, number_of(version), "casbah.split", candidate.split)
+    number, alias = number_of(version), CHAMPION if decision.promoted else CHALLENGER
     _write_decision(client, name, number, decision, alias)
-    return Registration(name, number, alias, decision.reason, _url(uri, name, number))
+    return Registration(name, number, alias, decision.reason, page_of(uri, name, number))
 
 
 def _as_it_stands(client: Any, uri: str, name: str, version: Any) -> Registration:
     """What an earlier run decided on a version, and which alias it holds by now."""
-    number, reason = _number(version), version.tags.get("casbah.reason", "")
+    number, reason = number_of(version), version.tags.get("casbah.reason", "")
     held = client.get_model_version(name, number).aliases
     if CHAMPION not in held:
         if back := version.tags.get("casbah.rolled_back_to"):
             reason = f"was champion, rolled back to version {back} (had been: {reason})"
         elif version.tags[DECISION] == PROMOTED:
             reason = f"was champion, another is by now (had been: {reason})"
-    return Registration(name, number, held[0] if held else "no alias", reason, _url(uri, name, number))
+    return Registration(name, number, held[0] if held else "no alias", reason, page_of(uri, name, number))
 
 
 def _decide(client: Any, name: str, version: Any, candidate: Candidate) -> Decision:
     """What becomes of the candidate; `version` is its own, where an earlier run made one and broke off."""
-    champion = _champion(client, name)
+    champion = champion_of(client, name)
     if champion is None:
         return Decision(True, "first model of this name", False)
-    if version is not None and _number(champion) == _number(version):
+    if version is not None and number_of(champion) == number_of(version):
         reason = version.tags.get("casbah.reason", "promoted by a run that broke off before it wrote why")
-        blocks = tuple(json.loads(version.tags.get("casbah.compared_on", "[]")))
-        return Decision(True, reason, bool(blocks), blocks, previous=version.tags.get("casbah.previous_champion"))
-    return replace(compare(client, name, champion, candidate), previous=_number(champion))
+        blocks = tuple(json.loads(version.tags.get(COMPARED_ON, "[]")))
+        return Decision(True, reason, bool(blocks), blocks, previous=version.tags.get(PREVIOUS))
+    return replace(compare(client, name, champion, candidate), previous=number_of(champion))
 
 
 def _existing(client: Any, name: str, candidate: Candidate) -> Any:
@@ -205,10 +200,6 @@ def _existing(client: Any, name: str, candidate: Candidate) -> Any:
         if version.tags.get("casbah.evaluation") == candidate.evaluation.digest:
             return version
     return None
-
-
-def versions_of(client: Any, name: str) -> list[Any]:
-    return list(client.search_model_versions(f"name='{name}'"))
 
 
 def _log(mlflow: Any, name: str, candidate: Candidate) -> Any:
@@ -323,20 +314,6 @@ def _run(command: list[str]) -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
-def _champion(client: Any, name: str) -> Any:
-    from mlflow.exceptions import MlflowException
-
-    # A server with users denies what it is asked of a name that nobody has registered.
-    if not versions_of(client, name):
-        return None
-    try:
-        return client.get_model_version_by_alias(name, CHAMPION)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
-
-
 def _write_decision(client: Any, name: str, version: str, decision: Decision, alias: str) -> None:
     """Say on the version what was decided, why, and how often ground of these test blocks had decided before; then
     give it the alias.
@@ -345,17 +322,16 @@ def _write_decision(client: Any, name: str, version: str, decision: Decision, al
     tag `casbah.decision` comes last: a version that has it is decided on again only if nothing was compared.
     """
     compared = decision.blocks if decision.compared else ()
-    decided = 0
-    for other in versions_of(client, name):
-        if _number(other) != version and seen_among(compared, json.loads(other.tags.get("casbah.compared_on", "[]"))):
-            decided += 1
+    decided = sum(bool(seen_among(compared, blocks)) for blocks in compared_before(client, name, but=version))
     tags = {
-        "casbah.compared_on": json.dumps(compared),
+        COMPARED_ON: json.dumps(compared),
         "casbah.test_blocks_decided_before": str(decided),
         "casbah.reason": decision.reason,
     }
     if decision.promoted and decision.previous is not None:
-        tags["casbah.previous_champion"] = decision.previous
+        tags[PREVIOUS] = decision.previous
+    if decision.difference is not None:
+        tags[DIFFERENCE] = json.dumps([decision.difference, decision.low, decision.high])
     for key, value in tags.items():
         client.set_model_version_tag(name, version, key, value)
     again = f" These test blocks had decided {decided} time(s) before." if decision.compared else ""
@@ -363,11 +339,3 @@ def _write_decision(client: Any, name: str, version: str, decision: Decision, al
     client.set_registered_model_alias(name, alias, version)
     kept = KEPT if decision.compared else NOT_COMPARED
     client.set_model_version_tag(name, version, DECISION, PROMOTED if decision.promoted else kept)
-
-
-def _url(uri: str, name: str, version: str) -> str:
-    return (
-        f"{shown(uri).rstrip('/')}/#/models/{name}/versions/{version}"
-        if uri.startswith("http")
-        else f"models:/{name}/{version}"
-    )
