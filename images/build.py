@@ -27,6 +27,8 @@ def main() -> int:
         return sizes(asked.output)
     docker = Docker(asked.docker)
     docker.check()
+    if asked.push:
+        return push(docker, asked)
     if asked.wheels:
         bring_wheels(asked.accelerator)
     images = {}
@@ -39,7 +41,7 @@ def main() -> int:
         docker.call("tag", built, local)
         facts: dict[str, Any] = {"image": local, "id": built, "bytes": docker.size(built)}
         if asked.registry:
-            facts["image"] = docker.push(built, f"{asked.registry.rstrip('/')}/{name}:{asked.tag or version()}")
+            facts["image"] = docker.push(built, pushed_as(stage, asked))
         images[stage] = facts
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(asked.output.read_text(encoding="utf-8")) if asked.stages and asked.output.is_file() else {}
@@ -48,13 +50,38 @@ def main() -> int:
     return sizes(asked.output)
 
 
+def push(docker: "Docker", asked: argparse.Namespace) -> int:
+    """Push what was built before, looked at in between, and pin it by digest."""
+    if not asked.registry:
+        stop(2, "--push needs --registry, where the images go (make images-push REGISTRY=ghcr.io/me)")
+    images = read(asked.output)
+    for stage in asked.stages or images:
+        if stage not in images:
+            stop(2, f"{asked.output} has no image of {stage}; `make images` builds it")
+        print(f"Pushing {stage}", flush=True)
+        images[stage]["image"] = docker.push(images[stage]["id"], pushed_as(stage, asked))
+    asked.output.write_text(json.dumps(images, indent=2) + "\n", encoding="utf-8")
+    print(asked.output)
+    return 0
+
+
+def pushed_as(stage: str, asked: argparse.Namespace) -> str:
+    """The name by which a stage's image is pushed."""
+    return f"{asked.registry.rstrip('/')}/casbah-{stage}:{asked.tag or version()}"
+
+
 def sizes(file: Path) -> int:
     """Print how large the images are, unpacked and with their base; what images share lies on disk once."""
-    if not file.is_file():
-        stop(2, f"{file} does not exist; `make images` writes it")
-    for stage, facts in json.loads(file.read_text(encoding="utf-8")).items():
+    for stage, facts in read(file).items():
         print(f"{stage:10} {facts['bytes'] / 1e6:7.0f} MB  {facts['image']}")
     return 0
+
+
+def read(file: Path) -> dict[str, dict[str, Any]]:
+    """Stage -> `image`, `id` and `bytes`, as an earlier build left them."""
+    if not file.is_file():
+        stop(2, f"{file} does not exist; `make images` writes it")
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 class Docker:
@@ -174,6 +201,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python images/build.py", description=__doc__.splitlines()[0])
     parser.add_argument("stages", nargs="*", choices=[*STAGES, []], metavar="STAGE", help="all where none is named")
     parser.add_argument("--registry", default="", help="push there (ghcr.io/me), and pin by digest")
+    parser.add_argument("--push", action="store_true", help="build nothing: push to --registry what was built before")
     parser.add_argument("--tag", default="", help="tag of what is pushed  [default: the version]")
     parser.add_argument("--accelerator", choices=["cuda", "cpu"], default="cuda", help="which torch  [default: cuda]")
     parser.add_argument(

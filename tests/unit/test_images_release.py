@@ -1,0 +1,85 @@
+"""What was built is scanned before it is pushed, and pushed as it was built. Engine and scanner are stand-ins."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DIGEST = "sha256:" + "a" * 64
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    file = tmp_path / "images.json"
+    stages = {"ingest": "sha256:1", "finetune": "sha256:2"}
+    file.write_text(
+        json.dumps({stage: {"image": f"casbah-{stage}:x", "id": built, "bytes": 1} for stage, built in stages.items()})
+    )
+    return file
+
+
+def program(path: Path, script: str) -> Path:
+    path.write_text(f'#!/bin/sh\necho "$@" >> {path}.asked\n{script}\n')
+    path.chmod(0o755)
+    return path
+
+
+def asked(path: Path) -> list[str]:
+    return Path(f"{path}.asked").read_text().splitlines()
+
+
+def call(script: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "images" / script), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
+
+
+def test_what_was_built_is_pushed_by_its_id_and_pinned_by_digest(images: Path, tmp_path: Path) -> None:
+    docker = program(tmp_path / "docker", f'test "$1" != push || echo "v1: digest: {DIGEST} size: 1"')
+    words = ("--push", "--registry", "ghcr.io/me/", "--tag", "v1", "--output", images)
+    done = call("build.py", *words, "--docker", docker)
+    assert done.returncode == 0, done.stderr
+    assert asked(docker)[1:3] == [
+        "tag sha256:1 ghcr.io/me/casbah-ingest:v1",
+        "push ghcr.io/me/casbah-ingest:v1",
+    ]
+    assert not any(line.startswith("build") for line in asked(docker))
+    found = json.loads(images.read_text())
+    assert found["finetune"] == {"image": f"ghcr.io/me/casbah-finetune@{DIGEST}", "id": "sha256:2", "bytes": 1}
+
+
+def test_a_push_without_a_registry_or_without_a_build_is_one_sentence(images: Path, tmp_path: Path) -> None:
+    docker = program(tmp_path / "docker", "")
+    nowhere = call("build.py", "--push", "--output", images, "--docker", docker)
+    assert (nowhere.returncode, nowhere.stderr.count("\n")) == (2, 1)
+    assert "--push needs --registry" in nowhere.stderr
+    none = call("build.py", "--push", "--registry", "r", "--output", tmp_path / "none.json", "--docker", docker)
+    assert none.returncode == 2
+    assert "`make images` writes it" in none.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "said"),
+    [
+        ("exit 0", 0, ""),
+        ('test "$1" != docker:sha256:2 || exit 2', 1, "known critical holes with a fix in finetune:"),
+        ("exit 1", 3, "could not scan the image of ingest (exit code 1)"),
+    ],
+)
+def test_a_critical_hole_with_a_fix_fails_and_so_does_a_scan_that_could_not_be_made(
+    images: Path, tmp_path: Path, script: str, code: int, said: str
+) -> None:
+    grype = program(tmp_path / "grype", script)
+    done = call("scan.py", "--images", images, "--grype", grype)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert asked(grype)[0] == "docker:sha256:1 --only-fixed --fail-on critical"
+
+
+def test_a_scanner_that_is_not_there_is_named(images: Path) -> None:
+    done = call("scan.py", "--images", images, "--grype", "no-such-scanner")
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert "no-such-scanner can't be run" in done.stderr
