@@ -1,4 +1,4 @@
-"""The `pipeline` commands: compile the Kubeflow pipeline, and run it on this machine."""
+"""The `pipeline` commands: compile the Kubeflow pipeline, run it on this machine, and estimate what a run takes."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 pipeline = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(
-    pipeline, name="pipeline", help="Compile the Kubeflow pipeline to one YAML, or run that YAML on this machine."
+    pipeline,
+    name="pipeline",
+    help="Compile the Kubeflow pipeline to one YAML, run that YAML on this machine, or estimate a run.",
 )
 
 _PIPELINE = Annotated[
@@ -169,3 +171,65 @@ def parameters(
     for name, facts in declared.items():
         table.add_row(name, str(facts.get("defaultValue", "")), facts.get("description", ""))
     Console(highlight=False).print(table)
+
+
+@pipeline.command("estimate")
+def estimate_(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME=VALUE]…", help="Parameters, written as for `kfp run create`.", show_default=False
+        ),
+    ] = None,
+    area: Annotated[
+        float | None,
+        typer.Option(help="Square kilometres, where `aoi` is not to be read.", show_default=False),
+    ] = None,
+    pipeline: _PIPELINE = "building_footprints",
+) -> None:
+    """Estimate the GPU hours and the storage of a run before it runs, to an order of magnitude.
+
+    From area, dates, tiles, experiments and trials. What is measured and what assumed is said below the table.
+
+    Example: casbah pipeline estimate aoi=my_town.geojson periods=2 trials=20 experiments=unet_imagenet,boosted_pixels
+    """
+    import tempfile
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from casbah.pipeline import compiled, inputs
+    from casbah.pipeline.estimate import area_of, assumptions, check_area, estimate
+    from casbah.pipeline.session import split_arguments
+
+    with tempfile.TemporaryDirectory() as folder:
+        package = compiled.compile_pipeline(Path(folder) / "pipeline.yaml", pipeline=pipeline)
+        given = compiled.arguments(package, split_arguments(arguments or []))
+        values = compiled.defaults(package) | given
+    # Files of this machine are an area and labels too: `casbah pipeline run` takes them to the store.
+    inputs.check({name: value for name, value in values.items() if name not in ("aoi", "labels", "labelled_area")})
+    if area is not None:
+        check_area(area)
+    polygons, boxes = (area, area) if area is not None else area_of(values["aoi"])
+    found = estimate(values, area=polygons, boxes=boxes)
+    table = Table(box=None)
+    table.add_column("for")
+    for heading in ("trainings", "GPU hours", "GB"):
+        table.add_column(heading, justify="right")
+    for each in found.trainings:
+        table.add_row(each.experiment, str(each.trainings), about(each.hours), about(each.bytes / 1e9))
+    for what, size in list(found.storage.items())[:-1]:
+        table.add_row(what, "", "", about(size / 1e9))
+    table.add_row("together, about", "", about(found.hours), about(found.bytes / 1e9))
+    console = Console(highlight=False)
+    console.print(f"{found.square_kilometres:,.3g} km², about {about(found.tiles)} tiles of {values['tile_size']} px")
+    console.print(table)
+    for sentence in assumptions(found):
+        console.print(f"- {sentence}", markup=False)
+
+
+def about(value: float) -> str:
+    """A number without pretended precision: one digit that counts; `< 0.01` for less than that."""
+    if value < 0.01:
+        return "< 0.01"
+    return f"{float(f'{value:.1g}'):,g}"
