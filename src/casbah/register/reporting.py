@@ -39,6 +39,8 @@ FACTS = {
 ORIGINS = {"casbah.data": "Tiles", "casbah.git_commit": "Commit", "casbah.image": "Image"}
 """What is shown as code: digests and names that nobody reads as prose."""
 
+WORDS = {"true": "yes", "false": "no"}
+
 ABSENT = ("", "none", "unknown")
 
 
@@ -75,8 +77,11 @@ def report(
         other = known.get(chosen.tags.get(PREVIOUS, ""))
     lines = list(_lines(uri, name, chosen, other, held, kfp_host))
     if kfp_run is not None and not made:
-        said = f"The run {_code(kfp_run)} made no version; this is the newest one, which was there before."
-        lines[1:1] = ["", f"> {said} A model that is registered already, with the same evaluation, is not twice."]
+        lines[1:1] = [
+            "",
+            f"> The run {_code(kfp_run)} made no version: it failed before, or its model with this evaluation was "
+            "there already. This is the newest one.",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -101,7 +106,8 @@ def _lines(
     yield f"## {_text(name)} version {number}: {alias}"
     yield ""
     decision, reason = chosen.tags.get(DECISION, "nothing decided yet"), chosen.tags.get("casbah.reason", "")
-    yield f"**{_text(decision)}**: {_text(reason) or 'no reason is written on the version'}."
+    reason = reason.removeprefix(f"{decision}: ") or "no reason is written on the version"
+    yield f"**{_text(decision)}**: {_text(reason)}."
     yield ""
     if "true" in (chosen.tags.get("casbah.simulated"), other and other.tags.get("casbah.simulated")):
         yield "**SIMULATED**: these numbers show that everything works, not how well buildings are mapped."
@@ -125,7 +131,7 @@ def _table(chosen: Any, other: Any, held: Mapping[str, list[str]]) -> Iterator[s
     for score, words in SCORES.items():
         yield _row(words, *(_score(one, score) for one in columns))
     for tag, words in FACTS.items():
-        yield _row(words, *(_text(one.tags.get(tag, "")) or "–" for one in columns))
+        yield _row(words, *(WORDS.get(value := one.tags.get(tag, ""), _text(value)) or "–" for one in columns))
     for tag, words in ORIGINS.items():
         yield _row(words, *(_origin(one.tags.get(tag, "")) for one in columns))
 
