@@ -42,6 +42,8 @@ class Task:
         if self.done == self.total or time.monotonic() - self._noted >= JOURNAL_INTERVAL:
             self._noted = time.monotonic()
             journal.record("progress", name=self.name, done=self.done, total=self.total, note=note)
+        if console.quiet:
+            return
         if self._bar is not None and self._id is not None:
             self._bar.update(self._id, advance=parts, description=f"{self.name} {note}".rstrip())
             return
@@ -62,7 +64,7 @@ def task(name: str, total: int, done: int = 0) -> Iterator[Task]:
 
     `done` parts were done before; the time left follows from those that are done now.
     """
-    if not console.is_terminal:
+    if not console.is_terminal or console.quiet:
         yield Task(name, total, None, done)
         return
     columns = (

@@ -1,8 +1,10 @@
 """Callbacks that an experiment names, or that every run of ours carries."""
 
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from uuid import uuid4
 
@@ -63,6 +65,21 @@ class EachBatch(Callback):
             self.told(trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches)
 
 
+class EndWhenAsked(Callback):
+    """Ends one of several processes at SIGTERM, as Ctrl-C does.
+
+    Lightning's own answer waits for the other processes, which may be gone by then.
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the place of Lightning's answer, which it has set by now; it sets back what was before when it ends."""
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGTERM, interrupt)
+
+
 class ReleaseBackbone(Callback):
     """Holds the backbone still for the first epochs, so that a random decoder does not shake what it has learned.
 
@@ -93,7 +110,8 @@ class EpochModelCheckpoint(Checkpoint):
 
     `last.ckpt` is written when the next epoch begins or training ends, at which points nothing of the epoch is left to
     do; each file appears whole or not at all. It holds only tensors and plain values, so that it loads without running
-    code. TerraTorch adds no checkpoint of its own beside a callback of this name.
+    code. Of several processes the first alone writes. TerraTorch adds no checkpoint of its own beside a callback of
+    this name.
 
     Args:
         dirpath: Where to; `checkpoints` below the trainer's `default_root_dir` where None.
@@ -153,7 +171,8 @@ class EpochModelCheckpoint(Checkpoint):
         if better:
             self.best_score, self.best_epoch = score, trainer.current_epoch
             best = self.directory / best_name(self.best_epoch)
-            write_whole(best, lambda path: save_weights(_network(pl_module), path))
+            if trainer.is_global_zero:
+                write_whole(best, lambda path: save_weights(_network(pl_module), path))
         for listener in self.on_epoch:
             listener(self.history[-1])
 
@@ -181,6 +200,9 @@ class EpochModelCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         self._unsaved, now = False, time.monotonic()
         self.seconds, self._since = self.seconds + now - self._since, now
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(self.directory / LAST)  # which writes nothing here, and waits for the first process
+            return
         write_whole(self.directory / LAST, lambda path: trainer.save_checkpoint(path, weights_only=False))
         for old in self.directory.glob("best-*.safetensors"):
             if old.name != best_name(self.best_epoch):

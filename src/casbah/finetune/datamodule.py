@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
 from casbah import bands as sentinel
 from casbah.errors import InputError
@@ -35,38 +34,65 @@ backbones.register()  # every experiment names this module, and TerraTorch's own
 
 
 class BatchOf(NamedTuple):
-    """Which tiles make a batch, in which epoch."""
+    """Which tiles make a batch, in which epoch; a `filler` gives a process something to do, and counts nowhere."""
 
     epoch: int
     rows: NDArray[np.int64]
+    filler: bool = False
 
 
-class EpochBatches(Sampler[BatchOf]):
+class EpochBatches(DistributedSampler[BatchOf]):
     """The batches of an epoch: an even split, so that no tile is dropped and no batch is a single tile.
 
     The order is a function of seed and epoch alone (Lightning calls `set_epoch`), so that a resumed run sees the tiles
     in the order of one that was never stopped.
+
+    Of `size` processes that train together each has as many batches as the others, since they wait for each other, and
+    every tile is in one batch of one process. Tiles to learn from (there is a seed) are split evenly over all batches
+    of all processes, two in each at least. Tiles to score by are in the very batches of one process alone, dealt out in
+    turn, and who gets one less has a filler. (A DistributedSampler, so that Lightning puts none of its own around it,
+    which would repeat tiles.)
     """
 
-    def __init__(self, rows: NDArray[np.int64], batch_size: int, seed: int | None, epoch: int = 0) -> None:
-        self.rows, self.seed, self.epoch = rows, seed, epoch
-        self.count = max(1, -(-len(rows) // batch_size)) if len(rows) else 0
+    def __init__(
+        self,
+        rows: NDArray[np.int64],
+        batch_size: int,
+        seed: int | None,
+        epoch: int = 0,
+        *,
+        rank: int = 0,
+        size: int = 1,
+    ) -> None:
+        super().__init__(TensorDataset(torch.from_numpy(rows)), num_replicas=size, rank=rank, shuffle=False)
+        self.rows, self.of_order, self.size = rows, seed, size
+        self.epoch = epoch
+        if seed is None or size == 1:
+            self.parts = max(1, -(-len(rows) // batch_size)) if len(rows) else 0
+        else:
+            self.parts = size * max(1, min(-(-len(rows) // (batch_size * size)), len(rows) // (2 * size)))
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.count
+        return -(-self.parts // self.size)
 
     def __iter__(self) -> Iterator[BatchOf]:
-        if not self.count:
+        if not self.parts:
             return
-        rows = self.rows if self.seed is None else np.random.default_rng((self.seed, self.epoch)).permutation(self.rows)
-        for part in np.array_split(rows, self.count):
+        rows = self.rows
+        if self.of_order is not None:
+            rows = np.random.default_rng((self.of_order, self.epoch)).permutation(rows)
+        parts = np.array_split(rows, self.parts)
+        mine = parts[self.rank :: self.size]
+        for part in mine:
             yield BatchOf(self.epoch, part)
+        if len(mine) < len(self):
+            yield BatchOf(self.epoch, parts[0], filler=True)
 
 
-class TileBatches(Dataset[dict[str, Tensor]]):
+class TileBatches(Dataset[dict[str, Any]]):
     """Whole batches of one split.
 
     `image` float32 (n, periods x bands, rows, cols) or (n, bands, periods, rows, cols), normalised, with the
@@ -90,10 +116,12 @@ class TileBatches(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, batch: BatchOf) -> dict[str, Tensor]:
+    def __getitem__(self, batch: BatchOf) -> dict[str, Any]:
         raw = np.take(self.split.images, batch.rows, axis=0)[:, :, self.index]
         masks = np.take(self.split.masks, batch.rows, axis=0)
         masks[_unobserved(raw)] = IGNORE
+        if batch.filler:
+            masks[:] = IGNORE
         cover = np.take(self.split.cover, batch.rows, axis=0) if self.soft else None
         images = np.empty(raw.shape, np.float32)
         if self.augment:
@@ -103,10 +131,12 @@ class TileBatches(Dataset[dict[str, Tensor]]):
         self.normalisation.apply(raw, images)
         if self.jitter:
             self._brighten(images, batch)
-        sample = {
+        sample: dict[str, Any] = {
             "image": torch.from_numpy(np.ascontiguousarray(network.arrange(images, self.layout))),
             "mask": torch.from_numpy(masks.astype(np.int64)),
         }
+        if batch.filler:
+            sample["filler"] = True
         if cover is not None:
             share = cover.astype(np.float32) / 100
             share[(cover == IGNORE) | (masks == IGNORE)] = np.nan
@@ -153,7 +183,8 @@ class TileDataModule(LightningDataModule):
             (transformers).
         normalisation: `train` takes the statistics of the training tiles; `imagenet` those of ImageNet for red, green
             and blue; the other names those that a backbone was pretrained with (`casbah.finetune.inputs`).
-        batch_size: Tiles in a batch, at most.
+        batch_size: Tiles in a batch, at most; where several processes train together, in a batch of each, so that a
+            step learns from that many times their number.
         augment: Turn and flip training tiles at random.
         jitter: Standard deviation of a random gain on each band of a training tile; 0 for none.
         soft_targets: Also give `cover`, the building share of each pixel, to train on.
@@ -266,22 +297,24 @@ class TileDataModule(LightningDataModule):
         """Go on from `state_dict`."""
         self._first_epoch = int(state_dict["epoch"])
 
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         return self._loader("train", self.train_rows, self.seed)
 
-    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         return self._loader("val", np.arange(len(self.tile_set.split("val"))), None)
 
-    def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         return self._loader("test", np.arange(len(self.tile_set.split("test"))), None)
 
-    def _loader(self, name: str, rows: NDArray[np.int64], seed: int | None) -> DataLoader[dict[str, Tensor]]:
+    def _loader(self, name: str, rows: NDArray[np.int64], seed: int | None) -> DataLoader[dict[str, Any]]:
         # Reading ahead begins before Lightning tells a sampler the epoch, and in a resumed run even before Lightning
         # knows it, since the optimizer's schedule asks for the loader to count its steps.
-        epoch = max(self._first_epoch, self.trainer.current_epoch if self.trainer is not None else 0)
+        trainer = self.trainer
+        epoch = max(self._first_epoch, trainer.current_epoch if trainer is not None else 0)
+        rank, size = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         return DataLoader(
             getattr(self, f"{name}_dataset"),
-            sampler=EpochBatches(rows, self.batch_size, seed, epoch),
+            sampler=EpochBatches(rows, self.batch_size, seed, epoch, rank=rank, size=size),
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),

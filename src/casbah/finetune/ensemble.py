@@ -242,7 +242,9 @@ def _trained(member: Member, workplace: Path, to: Delivery, checkpoints: str | P
     own = Delivery(
         workplace / member.name, f"{to.name}/{member.name}", to.resume, checkpoints if kind.checkpoints else None
     )
-    return kind.train(member.order, own)
+    bundle = kind.train(member.order, own)
+    assert bundle is not None
+    return bundle
 
 
 def _chances(bundles: Mapping[str, ModelBundle], tiles: TileSet) -> list[NDArray[np.float32]]:

@@ -15,13 +15,14 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from terratorch.tasks import SemanticSegmentationTask
 
 from casbah.errors import CasbahError, InputError
-from casbah.finetune import bundling, capacity, inputs, names, weights
-from casbah.finetune.callbacks import EachBatch, EpochModelCheckpoint, best_name
+from casbah.finetune import bundling, capacity, inputs, names, ranks, weights
+from casbah.finetune.callbacks import EachBatch, EndWhenAsked, EpochModelCheckpoint, best_name
 from casbah.finetune.checkpoints import Place, place, run_key, written
 from casbah.finetune.complaint import gist, ours
 from casbah.finetune.datamodule import TileDataModule
@@ -57,27 +58,36 @@ def train(
     resume: bool,
     checkpoints: str | Path | None,
     name: str,
-) -> ModelBundle:
-    """Train, choose the threshold on validation, and write the bundle; see `casbah.finetune.finetune`."""
+) -> ModelBundle | None:
+    """Train, choose the threshold on validation, and write the bundle; see `casbah.finetune.finetune`.
+
+    Of several processes the first alone writes, and chooses the threshold over all validation tiles; None in others.
+    """
+    processes = ranks.current()
     with network.quiet():
         run = _Run(experiment, tiles, seed, max_labels)
+    processes.agree(run_key(run.digest, tiles.digest))
     if (experiment.settings.get("trainer") or {}).get("logger"):
         say(
             f"{name}: the experiment's trainer.logger is left out; scores go to the MLflow server that "
             "MLFLOW_TRACKING_URI names, and into the model"
         )
-    kept = bundling.finished(output, run.digest, tiles) if resume else None
+    kept = bundling.finished(output, run.digest, tiles) if resume and processes.first else None
     if kept is not None:
         say(f"{name}: {output} was trained before, and is kept")
-        return kept.tuned_among(0)  # the settings were given now, wherever they are from
+        kept = kept.tuned_among(0)  # the settings were given now, wherever they are from
+    if processes.told(lambda: kept is not None):
+        return kept
     spot = place(checkpoints, output, run_key(run.digest, tiles.digest))
     finished = False
     try:
         state = _fit(run, spot, resume, name)
-        bundle = _write(run, state, spot.directory, output)
+        bundle = _write(run, state, spot.directory, output) if processes.first else None
         finished = True
     finally:
-        spot.close(finished)
+        if processes.first:
+            spot.close(finished)
+    processes.meet()
     return bundle
 
 
@@ -92,6 +102,7 @@ class _Run:
         _check_pretrained(arguments, settings["data"]["init_args"], experiment.source)
         _check_task(settings["model"], experiment.source)
         weights.check(arguments.get("model_args") or {}, experiment.source)
+        _check_devices(settings["trainer"], experiment.source)
         cli = _parse(settings, experiment.source)
         self.experiment, self.tiles, self.seed = experiment, tiles, seed
         self.trainer, self.task = cli.trainer, cli.model
@@ -100,6 +111,7 @@ class _Run:
         _ = self.data.statistics  # refuses units, bands and figures that training would stop at
         if isinstance(self.task, BuildingSegmentationTask) and self.data.soft_targets:
             self.task.criterion.check_soft_targets()
+        _check_processes(cli.trainer, cli.model, experiment.source)
         _check_epochs(cli.trainer, experiment.source)
         _check_monitors(cli.trainer, cli.model, experiment.source)
         for split in ("train", "val"):
@@ -107,6 +119,11 @@ class _Run:
         if len(self.data.train_rows) < 2:
             raise InputError(
                 f"{tiles.path} gives {len(self.data.train_rows)} tile to learn from; batch normalisation needs 2"
+            )
+        if len(self.data.train_rows) < 2 * (size := ranks.current().size):
+            raise InputError(
+                f"{tiles.path} gives {len(self.data.train_rows)} tiles to learn from, which {size} processes can't "
+                f"share: batch normalisation needs 2 in each; start at most {len(self.data.train_rows) // 2}"
             )
         bundling.check_draw(tiles, self.data.train_rows)
         self.checkpoint = next(c for c in self.trainer.callbacks if isinstance(c, EpochModelCheckpoint))
@@ -156,6 +173,50 @@ def _by_content(config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _check_devices(trainer: Mapping[str, Any], where: str) -> None:
+    """`InputError` where the plain numbers of devices and nodes are not those of the processes that run."""
+    devices, nodes = trainer.get("devices"), trainer.get("num_nodes", 1)
+    if str(devices).isdigit() and str(nodes).isdigit():
+        _check_number(int(str(devices)) * int(str(nodes)), where)
+
+
+def _check_number(wanted: int, where: str) -> None:
+    size = ranks.current().size
+    if wanted == size:
+        return
+    if size > 1:
+        raise InputError(
+            f"{where}: torchrun started {size} processes, and trainer.devices times trainer.num_nodes is {wanted}: set "
+            f"both (--set trainer.devices=N, as many as on each node, and --set trainer.num_nodes=M)"
+        )
+    raise InputError(
+        f"{where}: trainer.devices times trainer.num_nodes is {wanted}, and one process runs: set them to 1 (--set "
+        f"trainer.devices=1), or start {wanted} by `torchrun --nproc-per-node=DEVICES --no-python casbah finetune …`"
+    )
+
+
+def _check_processes(trainer: Any, model: Any, where: str) -> None:
+    """`InputError` where several processes would not give one right model."""
+    _check_number(trainer.num_devices * trainer.num_nodes, where)
+    if ranks.current().size == 1:
+        return
+    if not isinstance(trainer.strategy, DDPStrategy):
+        raise InputError(
+            f"{where}: trainer.strategy is {type(trainer.strategy).__name__}, under which no process holds the whole "
+            "network; set it to ddp"
+        )
+    if not isinstance(model, BuildingSegmentationTask):
+        raise InputError(
+            f"{where}: {type(model).__name__} counts tiles twice where several processes share them; set "
+            "model.class_path to casbah.finetune.BuildingSegmentationTask, or train in one process"
+        )
+    if trainer.limit_val_batches != 1.0:
+        raise InputError(
+            f"{where}: trainer.limit_val_batches is {trainer.limit_val_batches}, and several processes would leave out "
+            "other tiles than one; leave it out"
+        )
+
+
 def _check_epochs(trainer: Any, where: str) -> None:
     """`InputError` where no epoch would be trained, or where one would end without scores to choose by."""
     if trainer.max_epochs is not None and trainer.max_epochs < 1:
@@ -200,6 +261,9 @@ def _settings(experiment: Experiment, tiles: TileSet, seed: int, max_labels: int
     settings["seed_everything"] = seed
     trainer = settings["trainer"] = settings.get("trainer") or {}
     trainer |= {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    if ranks.current().size > 1 and trainer.get("strategy", "auto") in ("auto", "ddp"):
+        # A backbone that is held still has no gradients, and some have parts that a decoder never asks for.
+        trainer["strategy"] = "ddp_find_unused_parameters_true"
     listed = trainer["callbacks"] = trainer.get("callbacks") or []
     needed = ["EpochModelCheckpoint"]
     if "BuildingSegmentationTask" not in settings["model"]["class_path"]:  # which brings its own
@@ -238,35 +302,50 @@ def _parse(settings: dict[str, Any], where: str) -> Any:
 
 def _fit(run: _Run, spot: Place, resume: bool, name: str) -> EpochModelCheckpoint:
     """Train to the end, from the last whole epoch where there is one; returns the filled checkpoint callback."""
-    checkpoint, going_on = run.checkpoint, spot.prepare(resume)
+    checkpoint, processes = run.checkpoint, ranks.current()
+    going_on: bool = processes.told(lambda: spot.prepare(resume))
     checkpoint.dirpath = str(spot.directory)
     if going_on:
-        checkpoint.load_state_dict(_state(spot))
+        checkpoint.load_state_dict(processes.told(lambda: _state(spot)))
         say(f"{name}: {len(checkpoint.history)} epochs were done before, the last of them kept in {spot.last}")
         if checkpoint.finished:
             return checkpoint
-    tracker = Tracker(name, _described(run), resumed=going_on, earlier=checkpoint.mlflow_run)
+    earlier = checkpoint.mlflow_run
+    tracker = Tracker(name, _described(run), resumed=going_on, earlier=earlier, wanted=processes.first)
     checkpoint.mlflow_run = tracker.run or checkpoint.mlflow_run
     status, teller = "FAILED", _Teller(run)
     try:
         with task(f"finetune {name}", teller.total, done=teller.reached(len(checkpoint.history))) as progress:
             teller.progress = progress
-            checkpoint.on_epoch += [teller.epoch, lambda scores: _write_history(spot.directory, checkpoint)]
-            checkpoint.on_saved += [spot.mirror, lambda directory: tracker.follow(checkpoint.history)]
+            if processes.first:
+                checkpoint.on_epoch += [teller.epoch, lambda scores: _write_history(spot.directory, checkpoint)]
+                checkpoint.on_saved += [spot.mirror, lambda directory: tracker.follow(checkpoint.history)]
             run.trainer.callbacks += [EachBatch(teller.part), capacity.EnoughMemory(run.experiment.name)]
-            with _errors(run.experiment.source), network.quiet():
-                run.trainer.fit(
-                    run.task, datamodule=run.data, ckpt_path=str(spot.last) if going_on else None, weights_only=True
-                )
+            if processes.size > 1:
+                run.trainer.callbacks += [EndWhenAsked()]
+            with _state_file(spot, going_on) as state, _errors(run.experiment.source), network.quiet():
+                run.trainer.fit(run.task, datamodule=run.data, ckpt_path=state, weights_only=True)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
+        if processes.failure not in (None, ranks.STOPPED):
+            raise  # another process says why
         kept = f"the last whole epoch is kept in {spot.last}" if spot.last.is_file() else "no epoch was finished"
         say(f"{name}: stopped; {kept}, and --resume goes on from there")
         raise
     finally:
         tracker.finish(status)
     return checkpoint
+
+
+@contextmanager
+def _state_file(spot: Place, going_on: bool) -> Iterator[str | None]:
+    """The state that every process goes on from, the first one's also where another does not see its files."""
+    if not going_on:
+        yield None
+        return
+    with ranks.current().seen(spot.last) as file:
+        yield str(file)
 
 
 def _write_history(directory: Path, checkpoint: EpochModelCheckpoint) -> None:
@@ -280,7 +359,7 @@ class _Teller:
     progress: Task
 
     def __init__(self, run: _Run) -> None:
-        self.batches = -(-len(run.data.train_rows) // run.data.batch_size)
+        self.batches = -(-len(run.data.train_rows) // (run.data.batch_size * ranks.current().size))
         self.epochs = run.trainer.max_epochs or LIGHTNINGS_EPOCHS
         self.total = self.reached(self.epochs)
         self.monitor, self.scores = run.checkpoint.monitor, ""

@@ -32,10 +32,13 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Kind:
-    """`check` gives the digest of the resolved configuration, and raises what `train` would refuse."""
+    """`check` gives the digest of the resolved configuration, and raises what `train` would refuse.
+
+    `train` gives None in the processes that only help another one to train (see `casbah.finetune.ranks`).
+    """
 
     check: Callable[[Order], str]
-    train: Callable[[Order, Delivery], ModelBundle]
+    train: Callable[[Order, Delivery], ModelBundle | None]
     checkpoints: bool
     """Whether it keeps any while it is trained."""
 
@@ -52,7 +55,7 @@ def _check_network(order: Order) -> str:
     return fit.check(experiment=order.experiment, tiles=order.tiles, seed=order.seed, max_labels=order.max_labels)
 
 
-def _train_network(order: Order, to: Delivery) -> ModelBundle:
+def _train_network(order: Order, to: Delivery) -> ModelBundle | None:
     torchvision_cure.apply()
     from casbah.finetune import fit
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from casbah.errors import InputError
-from casbah.finetune import kinds
-from casbah.finetune.experiment import OTHERS, Experiment, read
+from casbah.finetune import kinds, ranks
+from casbah.finetune.experiment import ENSEMBLE, OTHERS, Experiment, read
 from casbah.finetune.kinds import Delivery, Order
 from casbah.products.manifest import check_target
 from casbah.products.model import ModelBundle
@@ -26,6 +26,9 @@ def finetune(
     overrides: Sequence[str] = (),
 ) -> ModelBundle:
     """Train an experiment on tiles and write the model with everything that a consumer needs to feed it rightly.
+
+    Where torchrun starts several processes, they train one network together: the first writes and returns, the others
+    end the process (`SystemExit`) when it is done.
 
     Args:
         config: YAML of the experiment, or the name of a built-in one (`unet_scratch_small`).
@@ -52,15 +55,32 @@ def finetune(
         WorldError: The store or the source of pretrained weights can't be reached.
         CasbahError: The loss became NaN, or the device ran out of memory.
     """
+    with ranks.together() as processes:
+        bundle = _finetune(config, Path(tiles), Path(output), max_labels, resume, seed, checkpoints, overrides)
+    if bundle is None or not processes.first:
+        raise SystemExit(0)
+    return bundle
+
+
+def _finetune(
+    config: str | Path,
+    tiles: Path,
+    output: Path,
+    max_labels: int | None,
+    resume: bool,
+    seed: int | None,
+    checkpoints: str | Path | None,
+    overrides: Sequence[str],
+) -> ModelBundle | None:
     experiment = read(config, overrides)
     wanted = experiment.seed if seed is None else checked_seed(seed, "--seed")
     kind = kinds.of(experiment)
+    _check_alone(experiment)
     if checkpoints is not None and not kind.checkpoints:
         raise InputError(
             f"{experiment.name} {OTHERS[experiment.kind]}, which keep no checkpoints, since they are soon grown again: "
             "leave out --checkpoints"
         )
-    output, tiles = Path(output), Path(tiles)
     if not holds_folds(tiles):
         check_target(output, ModelBundle.schema)
         order = Order(experiment, TileSet.open(tiles), wanted, max_labels)
@@ -78,6 +98,20 @@ def finetune(
         to = Delivery(output / part, f"{experiment.name}/{part}", resume, checkpoints)
         bundle = kind.train(Order(experiment, fold, wanted, max_labels), to)
     return bundle
+
+
+def _check_alone(experiment: Experiment) -> None:
+    """`InputError` where several processes are to train what one does."""
+    size = ranks.current().size
+    if size == 1 or experiment.is_network:
+        return
+    members = (
+        ": train its networks by torchrun, and name the models as its members" if experiment.kind == ENSEMBLE else ""
+    )
+    raise InputError(
+        f"{experiment.name} {OTHERS[experiment.kind]}, which one process does, and torchrun started {size}: run casbah "
+        f"finetune without torchrun{members}"
+    )
 
 
 def check(

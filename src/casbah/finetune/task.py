@@ -204,8 +204,9 @@ class BuildingSegmentationTask(SemanticSegmentationTask):
         return factor
 
     def on_train_epoch_start(self) -> None:
-        """Give dropout the random numbers of this epoch, whether or not the run was stopped before it."""
-        torch.manual_seed((self.trainer.datamodule.seed * 1_000_003 + self.current_epoch + 1) % 2**63)
+        """Give dropout the random numbers of this epoch and process, whether or not the run was stopped before it."""
+        of_epoch = self.trainer.datamodule.seed * 1_000_003 + self.current_epoch + 1
+        torch.manual_seed((of_epoch + self.trainer.global_rank * 2**40) % 2**63)
 
     def training_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """The loss of a batch of `TileBatches`."""
@@ -225,7 +226,8 @@ class BuildingSegmentationTask(SemanticSegmentationTask):
             logits = network.logits(self.model, image, self.upsample).float()
         loss = self.criterion(logits, mask, batch.get("cover"))
         scores.update(logits.detach().softmax(1)[:, 1], mask)
-        self.log(f"{scores.prefix}loss", loss, on_step=False, on_epoch=True, batch_size=len(mask), sync_dist=True)
+        counted = 0 if batch.get("filler") else len(mask)
+        self.log(f"{scores.prefix}loss", loss, on_step=False, on_epoch=True, batch_size=counted, sync_dist=True)
         return loss
 
 

@@ -34,18 +34,24 @@ class Tracker:
 
     A run that MLFLOW_RUN_ID names (Kubeflow's, say) is reused and left open; its metrics carry `name`, since several
     trainings may share it. Otherwise a training that was `resumed` goes on in the run `earlier`, where that is still
-    there, so that one training is one run.
+    there, so that one training is one run. Where it is not `wanted`, since another process logs, nothing is logged.
     """
 
     def __init__(
-        self, name: str, parameters: Mapping[str, Any], *, resumed: bool = False, earlier: str | None = None
+        self,
+        name: str,
+        parameters: Mapping[str, Any],
+        *,
+        resumed: bool = False,
+        earlier: str | None = None,
+        wanted: bool = True,
     ) -> None:
         self._client: Any = None
         self._run: str | None = None
         self._own = False
         self._name = name
         self._resumed, self._earlier, self._logged = resumed, earlier, -1
-        if os.environ.get("MLFLOW_TRACKING_URI"):
+        if wanted and os.environ.get("MLFLOW_TRACKING_URI"):
             self._guard(lambda: self._start(parameters))
 
     def _start(self, parameters: Mapping[str, Any]) -> None:
