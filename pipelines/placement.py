@@ -25,7 +25,8 @@ SHARED_MEMORY = "4Gi"
 """Memory that the workers of a data loader share; a container has 64 MiB otherwise."""
 
 USER, GROUP = 10001, 0
-"""Whom a pod runs as: the user of the images."""
+"""Whom a pod runs as: the user of the images. Compiled with `CASBAH_ANY_USER`, whom the cluster chooses, as OpenShift
+does for each namespace."""
 
 
 class Needs(NamedTuple):
@@ -62,7 +63,10 @@ def placed(task: PipelineTask, stage: str) -> PipelineTask:
     """Give a step of a stage its resources, its retries and a user that is no root."""
     needs = (ON_CPU.get(stage) if os.environ.get("CASBAH_CPU") else None) or NEEDS[stage]
     task.set_cpu_request(needs.cpu).set_memory_request(needs.memory).set_memory_limit(needs.limit)
-    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=GROUP, run_as_non_root=True)
+    if os.environ.get("CASBAH_ANY_USER"):
+        kubernetes.set_security_context(task, run_as_non_root=True)
+    else:
+        kubernetes.set_security_context(task, run_as_user=USER, run_as_group=GROUP, run_as_non_root=True)
     return task.set_retry(
         num_retries=needs.retries, backoff_duration="10s", backoff_factor=2.0, backoff_max_duration="300s"
     )

@@ -117,6 +117,13 @@ def test_every_step_asks_for_what_it_needs_and_runs_as_no_root(documents: list[d
     assert cheap["memoryLimit"] < resources["memoryLimit"]
 
 
+def test_a_cluster_that_chooses_users_is_told_none_but_that_it_be_no_root(tmp_path: Path) -> None:
+    made = compiled.compile_pipeline(tmp_path / "openshift.yaml", any_user=True)
+    executors = list(yaml.safe_load_all(made.read_text()))[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for name, executor in executors.items():
+        assert executor["securityContext"] == {"runAsNonRoot": True}, name
+
+
 def test_the_last_word_is_said_whatever_came_before(documents: list[dict[str, Any]]) -> None:
     last = documents[0]["root"]["dag"]["tasks"]["conclude"]
     assert last["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"

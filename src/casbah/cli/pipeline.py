@@ -79,6 +79,10 @@ def compile_(
     cpu: Annotated[
         bool, typer.Option("--cpu", help="Ask for no GPU: for a cluster without one, where such a pod would wait.")
     ] = False,
+    any_user: Annotated[
+        bool,
+        typer.Option("--any-user", help="Name no user for the pods: for OpenShift, which gives each namespace one."),
+    ] = False,
 ) -> None:
     """Compile the pipeline to one YAML, which runs on Kubeflow, under Docker and on this machine.
 
@@ -95,7 +99,7 @@ def compile_(
             raise InputError(f"--image {pair!r} is not STAGE=IMAGE, such as finetune=repository@sha256:digest")
         named[stage] = reference
     target = output or Path("build") / f"{pipeline}.yaml"
-    typer.echo(compile_pipeline(target, pipeline=pipeline, images=named, registry=registry, cpu=cpu))
+    typer.echo(compile_pipeline(target, pipeline=pipeline, images=named, registry=registry, cpu=cpu, any_user=any_user))
 
 
 @pipeline.command("run")

@@ -39,19 +39,21 @@ def compile_pipeline(
     images: Mapping[str, str] | None = None,
     registry: str | None = None,
     cpu: bool = False,
+    any_user: bool = False,
 ) -> Path:
     """Compile `pipelines/<pipeline>.py` to a YAML that appears whole or not at all.
 
     `images` maps a stage to its image (pin it by digest), `registry` says where the other stages' images come from.
-    `cpu` leaves out the request for a GPU, for a cluster that has none. Raises `InputError` for an unknown pipeline or
-    stage, or where there is no checkout of the repository.
+    `cpu` leaves out the request for a GPU, for a cluster that has none; `any_user` the number of the pods' user, for
+    one that chooses it. Raises `InputError` for an unknown pipeline or stage, or where there is no checkout of the
+    repository.
     """
     if pipeline not in PIPELINES:
         raise InputError(f"there is no pipeline {pipeline!r}; choose from {', '.join(PIPELINES)}")
     if output.suffix not in (".yaml", ".yml"):
         raise InputError(f"{output} is no name of a YAML file; end it in .yaml")
     partial = output.with_name(f".{output.stem}.partial-{uuid4().hex[:8]}{output.suffix}")
-    with _settings(images or {}, registry, cpu), _imports():
+    with _settings(images or {}, registry, cpu, any_user), _imports():
         from kfp import compiler
 
         function = getattr(importlib.import_module(f"pipelines.{pipeline}"), pipeline)
@@ -181,7 +183,7 @@ def _typed(name: str, value: Any, kind: str) -> Any:
 
 
 @contextmanager
-def _settings(images: Mapping[str, str], registry: str | None, cpu: bool) -> Iterator[None]:
+def _settings(images: Mapping[str, str], registry: str | None, cpu: bool, any_user: bool) -> Iterator[None]:
     """Let components and pipeline, which read them when they are imported, see the settings of this compilation."""
     for stage, image in images.items():
         if stage not in STAGES:
@@ -193,6 +195,8 @@ def _settings(images: Mapping[str, str], registry: str | None, cpu: bool) -> Ite
         wanted["CASBAH_REGISTRY"] = registry
     if cpu:
         wanted["CASBAH_CPU"] = "1"
+    if any_user:
+        wanted["CASBAH_ANY_USER"] = "1"
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
