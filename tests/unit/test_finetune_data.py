@@ -150,3 +150,21 @@ def test_fewer_labels_are_nested_drawn_by_block_and_the_same_everywhere() -> Non
 
 def test_the_module_learns_from_the_drawn_tiles_alone(tiles: TileSet) -> None:
     assert sum(len(batch["mask"]) for batch in batches(tiles, max_labels=5)) == 5
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+@pytest.mark.parametrize(("count", "batch_size"), [(16, 2), (27, 4), (53, 16), (100, 7)])
+def test_processes_share_the_tiles_of_an_epoch(size: int, count: int, batch_size: int) -> None:
+    """Each has as many batches as the others, every tile is in one of them, and batch normalisation has its two."""
+    from casbah.finetune.datamodule import EpochBatches
+
+    rows = np.arange(count) + 5
+    for seed in (3, None):
+        dealt = [list(EpochBatches(rows, batch_size, seed, epoch=1, rank=rank, size=size)) for rank in range(size)]
+        assert len({len(batches) for batches in dealt}) == 1
+        counted = [batch.rows for batches in dealt for batch in batches if not batch.filler]
+        assert sorted(np.concatenate(counted).tolist()) == rows.tolist()
+        if seed is not None and size > 1:
+            assert min(len(part) for part in counted) >= 2
+    alone = {tuple(batch.rows) for batch in EpochBatches(rows, batch_size, None)}
+    assert {tuple(part) for part in counted} == alone, "batches to score by are those of one process"

@@ -226,7 +226,8 @@ class BuildingSegmentationTask(SemanticSegmentationTask):
             logits = network.logits(self.model, image, self.upsample).float()
         loss = self.criterion(logits, mask, batch.get("cover"))
         scores.update(logits.detach().softmax(1)[:, 1], mask)
-        counted = 0 if batch.get("filler") else len(mask)
+        # Lightning divides the number of tiles by that of processes in whole numbers, so it gets a multiple.
+        counted = 0 if batch.get("filler") else len(mask) * self.trainer.world_size
         self.log(f"{scores.prefix}loss", loss, on_step=False, on_epoch=True, batch_size=counted, sync_dist=True)
         return loss
 
