@@ -84,8 +84,12 @@ def weights_digest(bundle: ModelBundle) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tiles: TileSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from mlflow import MlflowClient
+
     folder = tmp_path_factory.mktemp("trained")
-    process = start(folder, tiles.path, MLFLOW_TRACKING_URI=f"sqlite:///{folder / 'mlflow.db'}")
+    tracking = f"sqlite:///{folder / 'mlflow.db'}"
+    MlflowClient(tracking_uri=tracking).create_experiment("casbah")  # so that a second process would not fail at it
+    process = start(folder, tiles.path, MLFLOW_TRACKING_URI=tracking)
     said = end(process)
     assert process.returncode == 0, said
     (folder / "said").write_text(said)
