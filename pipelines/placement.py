@@ -8,7 +8,7 @@ from kfp.dsl import PipelineTask
 
 STORE_SECRET = "casbah-store"  # noqa: S105 - the name of a Secret, not a secret
 STORE_KEYS = {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}
-MLFLOW_SECRET = "casbah-mlflow"  # noqa: S105 - likewise
+MLFLOW_SECRET = "casbah-mlflow"  # noqa: S105 - the name of a Secret, not a secret
 MLFLOW_KEYS = {"username": "MLFLOW_TRACKING_USERNAME", "password": "MLFLOW_TRACKING_PASSWORD"}
 SERVICES_CONFIG = "casbah-services"
 SERVICES_KEYS = {

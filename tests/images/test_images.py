@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DOCKER, ROOT, Said  # type: ignore[import-not-found]
+from conftest import DOCKER, ROOT, Said
 
 from casbah.pipeline.compiled import STAGES
 
@@ -172,7 +172,7 @@ def test_the_locks_name_all_that_the_package_asks_for(tmp_path: Path) -> None:
     for group, locks in (("geo", ("geo",)), ("train", ("geo", "train", "cpu", "sources"))):
         text = "\n".join((ROOT / "images" / "locks" / f"{lock}.txt").read_text() for lock in locks)
         pinned = {_plain(name) for name in re.findall(r"^([\w.-]+)==", text, re.M)}
-        names = {_plain(re.match(r"[\w.-]+", each)[0]) for each in wanted[group]} - {"casbah"}  # type: ignore[index]
+        names = {_plain(re.match(r"[\w.-]+", each)[0]) for each in wanted[group]} - {"casbah"}
         assert names <= pinned, f"{sorted(names - pinned)}: run `make locks`"
 
 

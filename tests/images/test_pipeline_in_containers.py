@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import ANYONE, DOCKER  # type: ignore[import-not-found]
+from conftest import ANYONE, DOCKER
 
 from casbah import experiments
 from casbah.errors import InputError, WorldError

@@ -294,6 +294,20 @@ def test_the_body_of_each_component_is_one_call() -> None:
             assert (file.parent / name).is_file(), f"{file.parent} lacks {name}"
 
 
+def test_what_a_component_says_of_its_retries_is_what_is_compiled(
+    documents: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    comparison = compiled.compile_pipeline(tmp_path / "comparison.yaml", pipeline=compiled.COMPARISON)
+    both = [*tasks(documents[0]), *tasks(next(yaml.safe_load_all(comparison.read_text())))]
+    tries = {
+        name.removesuffix("-2"): task["retryPolicy"]["maxRetryCount"] for name, task in both if "retryPolicy" in task
+    }
+    for stage in compiled.STAGES:
+        folder = compiled.checkout() / "components" / stage
+        assert yaml.safe_load((folder / "metadata.yaml").read_text())["retries"] == tries[stage], stage
+        assert f"| Retries | {tries[stage]} |" in (folder / "README.md").read_text(), stage
+
+
 @pytest.mark.parametrize(("word", "value"), [("true", True), ("False", False), (True, True)])
 def test_a_switch_takes_true_and_false_alone(package: Path, word: object, value: bool) -> None:
     assert compiled.arguments(package, {"align": word}) == {"align": value}

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,16 +122,19 @@ class Ranks:
             for number in range(-(-size // PART)):
                 part, got = f"{key}/{number}", f"{key}/{number}/got"
                 self._store.set(part, source.read(PART))
-                self._wait(lambda got=got: self._store.add(got, 0) >= lacking)  # type: ignore[misc]
+                self._wait(partial(self._reached, got, lacking))
                 self._store.delete_key(part)
 
     def _receive(self, file: Path, key: str, size: int) -> None:
         with open(file, "wb") as target:
             for number in range(-(-size // PART)):
                 part = f"{key}/{number}"
-                self._wait(lambda part=part: self._store.check([part]))  # type: ignore[misc]
+                self._wait(partial(self._store.check, [part]))
                 target.write(self._store.get(part))
                 self._store.add(f"{part}/got", 1)
+
+    def _reached(self, key: str, number: int) -> bool:
+        return int(self._store.add(key, 0)) >= number
 
     def _key(self, what: str) -> str:
         """A key of its own for each thing told: all processes tell and hear them in one order."""
