@@ -61,6 +61,7 @@ def train_and_register(
     max_cloud: float,
     tile_size: int,
     block_size: float,
+    cell_size: float,
     align: bool,
     seed: int,
     trials: int,
@@ -75,7 +76,8 @@ def train_and_register(
     tiles = tiles_of(
         aoi=aoi, start=start, end=end, stac=stac, periods=periods, max_cloud=max_cloud, snapshot=snapshot, seed=seed,
         labels=labels, labelled_area=labelled_area, licence=licence, attribution=attribution, vintage=vintage,
-        tile_size=tile_size, block_size=block_size, align=align, experiments=experiments, trials=trials, name=name,
+        tile_size=tile_size, block_size=block_size, cell_size=cell_size, align=align, experiments=experiments,
+        trials=trials, name=name,
     )
     # fmt: on
 
@@ -119,6 +121,7 @@ def building_footprints(
     max_cloud: float = 20.0,
     tile_size: int = 64,
     block_size: float = 0.0,
+    cell_size: float = 0.0,
     align: bool = False,
     seed: int = 0,
     trials: int = 0,
@@ -143,6 +146,8 @@ def building_footprints(
         max_cloud: Highest cloud cover of an image that is read, in percent.
         tile_size: Rows and columns of a tile, in pixels of 10 m.
         block_size: Side of a block that belongs to one split as a whole, in metres; 0 lets the tile stage choose.
+        cell_size: Side of the grid cells that a large area is read in, each in a pod of its own, in metres, rounded to
+            whole blocks; 0 reads up to 60 km as one, and more in cells of about 30 km.
         align: Move footprints by the shift that each split's own blocks show; scores come with and without it.
         seed: Of the splits, the weights and the bootstrap.
         name: Name of the registered model in MLflow.
@@ -166,6 +171,7 @@ def building_footprints(
         max_cloud=max_cloud,
         tile_size=tile_size,
         block_size=block_size,
+        cell_size=cell_size,
         align=align,
         seed=seed,
         trials=trials,

@@ -31,16 +31,19 @@ def fingerprint(key: Document) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def keys(documents: list[Document], given: Mapping[str, Any], *, own: bool = False) -> dict[str, str | None]:
-    """The key of each step of a run: `tile`, `for-loop-1[unet_scratch]/finetune`; None where it asks for no cache.
+def keys(
+    documents: list[Document], given: Mapping[str, Any], *, said: Mapping[str, Any] | None = None, own: bool = False
+) -> dict[str, str | None]:
+    """The key of each step of a run: `tile`, `for-loop-2[unet_scratch]/finetune`; None where it asks for no cache.
 
-    `documents` are those of the compiled YAML, `given` the arguments of the run. With `own` the input artifacts are
-    taken to be the same in every run, so that a key tells of what its step is given itself.
+    `documents` are those of the compiled YAML, `given` the arguments of the run, `said` the one parameter that a step
+    returns, by its name. With `own` the input artifacts are taken to be the same in every run, so that a key tells of
+    what its step is given itself.
     """
     specification = documents[0]
     declared = specification["root"]["inputDefinitions"]["parameters"]
     defaults = {name: facts["defaultValue"] for name, facts in declared.items() if "defaultValue" in facts}
-    return _Run(documents, own).graph(specification["root"], defaults | dict(given), {}, "")[0]
+    return _Run(documents, own, said or {}).graph(specification["root"], defaults | dict(given), {}, "")[0]
 
 
 def steps(documents: list[Document]) -> Iterator[tuple[str, Document, str]]:
@@ -53,8 +56,8 @@ def steps(documents: list[Document]) -> Iterator[tuple[str, Document, str]]:
 
 
 class _Run:
-    def __init__(self, documents: list[Document], own: bool) -> None:
-        self._specification, self._own = documents[0], own
+    def __init__(self, documents: list[Document], own: bool, said: Mapping[str, Any]) -> None:
+        self._specification, self._own, self._said = documents[0], own, said
         platform = documents[1] if len(documents) > 1 else {}
         self._kubernetes = (
             platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
@@ -70,7 +73,10 @@ class _Run:
         while waiting:
             name = next(one for one in waiting if not set(waiting[one].get("dependentTasks", ())) & waiting.keys())
             task = waiting.pop(name)
-            values = {key: _parameter(one, parameters) for key, one in task["inputs"].get("parameters", {}).items()}
+            values = {
+                key: _parameter(one, parameters, self._said)
+                for key, one in task["inputs"].get("parameters", {}).items()
+            }
             inputs = {key: _artifact(one, artifacts, made) for key, one in task["inputs"].get("artifacts", {}).items()}
             below, made[name] = self._task(task, values, inputs, where + name)
             found |= below
@@ -135,7 +141,9 @@ class _Run:
         return {name: part for name, part in key.items() if part}
 
 
-def _parameter(one: Document, parameters: Document) -> Any:
+def _parameter(one: Document, parameters: Document, said: Mapping[str, Any]) -> Any:
+    if wanted := one.get("taskOutputParameter"):
+        return said[wanted["producerTask"]]
     if "taskFinalStatus" in one:  # known when the run has ended, and to a step that is never cached
         return None
     if "componentInputParameter" in one:

@@ -10,6 +10,7 @@ from components.images import image
 def ingest(
     scene: Output[Dataset],
     aoi: str,
+    cell: str,
     start: str,
     end: str,
     stac: str,
@@ -22,6 +23,7 @@ def ingest(
     Args:
         scene: The scene: reflectance x 10000 per time step, 12 bands, 10 m.
         aoi: Built-in name (algiers, sample), or the s3:// or https:// address of a GeoJSON.
+        cell: Grid cell of the area that is read, as preflight names it; empty for the whole area.
         start: First day, ISO (2023-06-01).
         end: Last day, ISO (2023-09-30).
         stac: STAC API or catalogue; `sample` is the simulated town in the object store.
@@ -34,6 +36,7 @@ def ingest(
     steps.ingest(
         scene,
         aoi=aoi,
+        cell=cell,
         start=start,
         end=end,
         stac=stac,

@@ -18,12 +18,15 @@ def preflight(
     max_cloud: float,
     tile_size: int,
     block_size: float,
+    cell_size: float,
     seed: int,
     trials: int,
     vintage: str,
     name: str,
-) -> None:
-    """Checks the parameters, the object store, MLflow, every experiment and that its weights can be had.
+) -> list:
+    """Checks the parameters, the object store, MLflow, the area, every experiment and that its weights can be had.
+
+    Returns the grid cells that the area is read in, each by a pod of its own.
 
     Args:
         aoi: As the pipeline's parameter; so are all below.
@@ -37,6 +40,7 @@ def preflight(
         max_cloud: Percent.
         tile_size: Pixels.
         block_size: Metres; 0 lets the tile stage choose.
+        cell_size: Side of a grid cell in metres; 0 to let it be chosen.
         seed: Of everything random.
         trials: Trainings for each experiment's settings.
         vintage: Date or span of the footprints, or empty.
@@ -44,7 +48,7 @@ def preflight(
     """
     from casbah.pipeline import steps
 
-    steps.preflight(
+    return steps.preflight(
         aoi=aoi,
         start=start,
         end=end,
@@ -56,6 +60,7 @@ def preflight(
         max_cloud=max_cloud,
         tile_size=tile_size,
         block_size=block_size,
+        cell_size=cell_size,
         seed=seed,
         trials=trials,
         vintage=vintage,

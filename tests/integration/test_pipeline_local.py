@@ -127,6 +127,20 @@ def test_a_second_run_reuses_every_step_but_registering(results: Results, sessio
     assert again.registration["version"] == results.registration["version"], "the same model is no new version"
 
 
+def test_a_large_area_is_read_in_cells_side_by_side_and_trained_on_as_one(
+    results: Results, session: Session, package: Path
+) -> None:
+    one = f'["{QUICK}"]'
+    cells = played(session, results.output.parent / "cells", package, cell_size="1320", experiments=one)
+    read = {name for name in cells.seconds if name.startswith("ingest")}
+    assert len(read) > 1, "each cell is a step of its own"
+    assert len({name for name in cells.seconds if name.startswith("tile")}) == 1
+    blocks = {kind: set(names) for kind, names in ModelBundle.open(cells.output / "model").training.blocks.items()}
+    whole = {kind: set(names) for kind, names in ModelBundle.open(results.output / "model").training.blocks.items()}
+    assert blocks == whole, "a block is in its split, whichever cell it lies in"
+    assert {block.block for block in cells.test.blocks} == {block.block for block in results.test.blocks}
+
+
 def test_bad_input_of_a_step_is_its_sentence_at_once(session: Session, place: Path, package: Path) -> None:
     began = time.monotonic()
     with pytest.raises(InputError, match=r"preflight: aoi is 'nowhere'; known here: .*run\.log"):

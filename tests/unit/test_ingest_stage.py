@@ -842,6 +842,15 @@ def test_the_sample_town_is_ingested_with_one_and_with_two_periods(town: "Town",
         assert scene.reflectance().max() < 12_000
 
 
+def test_a_cell_of_a_larger_area_may_be_all_sea(tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    listed(tmp_path, make_item(tmp_path, "A_L2A", "2023-06-05", scl=6))
+    side = 2000
+    cell = f"{AREA.crs.removeprefix('EPSG:')}_{side}_{int(AREA.west // side)}_{int(AREA.north // side)}"
+    scene = make(cell=cell)
+    assert (scene.valid() == 1).all()
+    assert f"cell {cell} is nothing but water on 2023-06-05" in capsys.readouterr().err
+
+
 def test_the_bay_of_the_sample_town_is_refused_as_sea(town: "Town", tmp_path: Path) -> None:
     import geopandas
 

@@ -22,7 +22,7 @@ Compile = Callable[..., Documents]
 CONTAINER = {"image": "python:3.9"}
 
 TWO_EXPERIMENTS = {"experiments": ["unet_scratch_small", "boosted_pixels"]}
-FIRST, SECOND = (f"for-loop-1[{name}]/" for name in TWO_EXPERIMENTS["experiments"])
+FIRST, SECOND = (f"for-loop-2[{name}]/" for name in TWO_EXPERIMENTS["experiments"])
 FINETUNE = {f"{FIRST}finetune", f"{SECOND}finetune"}
 VALIDATE = {f"{FIRST}evaluate", f"{SECOND}evaluate"}
 AFTER_TRAINING = FINETUNE | VALIDATE | {"select", "evaluate-2"}
@@ -30,7 +30,7 @@ AFTER_TRAINING = FINETUNE | VALIDATE | {"select", "evaluate-2"}
 OTHER = {
     "aoi": "sample", "start": "2022-06-01", "end": "2023-10-31", "stac": "sample", "labels": "overture",
     "labelled_area": "s3://casbah/a.geojson", "experiments": ["boosted_context"], "periods": 2, "max_cloud": 10.0,
-    "tile_size": 128, "block_size": 1280.0, "align": True, "seed": 1, "trials": 3, "name": "mine",
+    "tile_size": 128, "block_size": 1280.0, "cell_size": 20000.0, "align": True, "seed": 1, "trials": 3, "name": "mine",
     "snapshot": "2026-12-01", "licence": "CC-BY-4.0", "attribution": "Regione Toscana", "vintage": "2013",
 }  # fmt: skip
 """For each parameter a value that is not its default."""
@@ -42,9 +42,14 @@ CONCERNED: dict[str, set[str]] = {
     "trials": FINETUNE,
     "snapshot": {"ingest", "label"} | FINETUNE,
     "seed": {"tile", "evaluate-2"} | FINETUNE | VALIDATE,
+    "cell_size": set(),
     "name": set(),
 }
-"""Parameter -> the steps that are given it; only what is registered has a name, and registering is never cached."""
+"""Parameter -> the steps that are given it; only what is registered has a name, and registering is never cached.
+The size of cells reaches what reads by their names alone, which preflight tells."""
+
+WHOLE = {"preflight": [""]}
+"""What preflight says of an area that is read as one."""
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +66,11 @@ def documents(compile_: Compile) -> Documents:
     return compile_()
 
 
-def keys(*given: Any, **named: Any) -> dict[str, str | None]:
-    """The keys of a run, its steps named as in the part of the pipeline that holds all but the last."""
-    return {name.removeprefix("train-and-register/"): key for name, key in keys_of(*given, **named).items()}
+def keys(*given: Any, said: dict[str, Any] = WHOLE, **named: Any) -> dict[str, str | None]:
+    """The keys of a run, its steps named as in the part of the pipeline that holds all but the last, and those that
+    read an area as one without their loop."""
+    found = keys_of(*given, said=said, **named)
+    return {name.removeprefix("train-and-register/").replace("for-loop-1[]/", ""): key for name, key in found.items()}
 
 
 def changed(before: dict[str, str | None], after: dict[str, str | None]) -> set[str]:
@@ -155,10 +162,18 @@ def test_what_follows_runs_again_and_what_comes_before_does_not(
     assert changed(keys(documents, TWO_EXPERIMENTS), keys(documents, other)) == again
 
 
+def test_a_cell_more_is_read_alone_and_tiled_with_the_others(documents: Documents) -> None:
+    cells = ["32631_30000_14_135", "32631_30000_15_135", "32631_30000_16_135"]
+    before = keys(documents, TWO_EXPERIMENTS, said={"preflight": cells[:2]})
+    after = keys(documents, TWO_EXPERIMENTS, said={"preflight": cells})
+    assert after.keys() - before.keys() == {f"for-loop-1[{cells[2]}]/{name}" for name in ("ingest", "label")}
+    assert changed(before, {name: after[name] for name in before}) == {"tile"} | AFTER_TRAINING
+
+
 def test_an_experiment_more_trains_that_one_alone(documents: Documents) -> None:
     before = keys(documents, TWO_EXPERIMENTS)
     after = keys(documents, {"experiments": [*TWO_EXPERIMENTS["experiments"], "unet_scratch"]})
-    assert after.keys() - before.keys() == {f"for-loop-1[unet_scratch]/{name}" for name in ("finetune", "evaluate")}
+    assert after.keys() - before.keys() == {f"for-loop-2[unet_scratch]/{name}" for name in ("finetune", "evaluate")}
     assert changed(before, {name: after[name] for name in before}) == {"select", "evaluate-2"}
 
 
@@ -219,5 +234,5 @@ def test_every_parameter_of_the_comparison_changes_a_key(compile_: Compile) -> N
     found = compile_(pipeline=compiled.COMPARISON)
     before = keys(found, {})
     assert {name for name, key in before.items() if not key} == {"preflight"}, "each other step can come from the cache"
-    for parameter in found[0]["root"]["inputDefinitions"]["parameters"]:
+    for parameter in found[0]["root"]["inputDefinitions"]["parameters"].keys() - {"cell_size"}:
         assert keys(found, {parameter: OTHER[parameter]}) != before, parameter

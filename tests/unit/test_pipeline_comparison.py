@@ -25,7 +25,7 @@ def document(package: Path) -> dict[str, Any]:
 
 
 def test_each_experiment_is_trained_and_scored_on_both_splits_by_itself(document: dict[str, Any]) -> None:
-    tasks = document["components"]["comp-for-loop-1"]["dag"]["tasks"]
+    tasks = document["components"]["comp-for-loop-2"]["dag"]["tasks"]
     splits = {
         task["inputs"]["parameters"]["split"]["runtimeValue"]["constant"]
         for name, task in tasks.items()
@@ -37,9 +37,9 @@ def test_each_experiment_is_trained_and_scored_on_both_splits_by_itself(document
 
 def test_the_report_alone_sees_all_of_them(document: dict[str, Any]) -> None:
     outside = document["root"]["dag"]["tasks"]
-    assert set(outside) == {"preflight", "ingest", "label", "tile", "for-loop-1", "compare"}
+    assert set(outside) == {"preflight", "for-loop-1", "tile", "for-loop-2", "compare"}
     given = outside["compare"]["inputs"]["artifacts"]
-    loop = {name for name, source in given.items() if source["taskOutputArtifact"]["producerTask"] == "for-loop-1"}
+    loop = {name for name, source in given.items() if source["taskOutputArtifact"]["producerTask"] == "for-loop-2"}
     assert loop == {"models", "validations", "tests"}
 
 

@@ -135,8 +135,29 @@ def test_the_last_word_is_said_whatever_came_before(documents: list[dict[str, An
 def test_preflight_comes_before_anything_is_read(documents: list[dict[str, Any]]) -> None:
     found = documents[0]["components"]["comp-train-and-register"]["dag"]["tasks"]
     assert "dependentTasks" not in found["preflight"]
-    assert found["ingest"]["dependentTasks"] == ["preflight"]
+    assert found["for-loop-1"]["dependentTasks"] == ["preflight"]
     assert [name for name, task in found.items() if not task.get("dependentTasks")] == ["preflight"]
+
+
+def test_a_large_area_is_read_and_labelled_cell_by_cell_and_tiled_as_one(documents: list[dict[str, Any]]) -> None:
+    components = documents[0]["components"]
+    found = components["comp-train-and-register"]["dag"]["tasks"]
+    loop = components["comp-for-loop-1"]["dag"]["tasks"]
+    assert set(loop) == {"ingest", "label"}
+    cells = next(
+        channel
+        for channel, source in found["for-loop-1"]["inputs"]["parameters"].items()
+        if source.get("taskOutputParameter", {}).get("producerTask") == "preflight"
+    )
+    assert found["for-loop-1"]["parameterIterator"]["items"]["inputParameter"] == cells
+    assert loop["ingest"]["inputs"]["parameters"]["cell"] == {"componentInputParameter": f"{cells}-loop-item"}
+    assert found["for-loop-1"]["iteratorPolicy"]["parallelismLimit"] > 1, "and not one after the other"
+    sources = found["tile"]["inputs"]["artifacts"]
+    assert {name: one["taskOutputArtifact"]["producerTask"] for name, one in sources.items()} == dict.fromkeys(
+        ("scenes", "labels"), "for-loop-1"
+    )
+    inputs = components["comp-tile"]["inputDefinitions"]["artifacts"]
+    assert all(inputs[name]["isArtifactList"] for name in ("scenes", "labels"))
 
 
 def test_steps_that_leave_their_pod_get_secrets_by_reference(documents: list[dict[str, Any]]) -> None:
@@ -288,7 +309,7 @@ def test_the_body_of_each_component_is_one_call() -> None:
         docstring, bring, call = function.body
         assert isinstance(docstring, ast.Expr), file
         assert isinstance(bring, ast.ImportFrom), file
-        assert isinstance(call, ast.Expr), file
+        assert isinstance(call, ast.Expr | ast.Return), file
         assert isinstance(call.value, ast.Call), file
         for name in ("metadata.yaml", "README.md"):
             assert (file.parent / name).is_file(), f"{file.parent} lacks {name}"

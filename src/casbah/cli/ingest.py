@@ -35,6 +35,7 @@ def ingest(
         None, help="0 or 1000, for items of which neither metadata nor pixels tell, or where they dispute."
     ),
     exclude: list[str] = typer.Option([], help="Id of an item to leave out, a damaged one say; may be repeated."),
+    cell: str = typer.Option("", help="Read only this grid cell of the area: <epsg>_<side in metres>_<column>_<row>."),
     workers: int = typer.Option(4, min=1, help="Threads that read."),
     timeout: float = typer.Option(60.0, min=0.1, help="Seconds to wait for an answer before asking again."),
 ) -> None:
@@ -62,6 +63,7 @@ def ingest(
         items=items,
         offset=offset,
         exclude=exclude,
+        cell=cell,
         workers=workers,
         patience=Patience(read=timeout),
     )

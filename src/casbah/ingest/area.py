@@ -39,6 +39,8 @@ class Area:
     lonlat: shapely.MultiPolygon
     metres: shapely.Geometry
     grid: Grid
+    cell: str = ""
+    """The cell of a larger area that this is (`casbah.ingest.cells`); empty for an area of its own."""
 
     @property
     def boxes(self) -> shapely.Geometry:

@@ -21,6 +21,7 @@ from casbah.addresses import shown
 from casbah.bands import LEVELS, NODATA, band, select
 from casbah.errors import InputError, WorldError
 from casbah.grid import Grid
+from casbah.ingest import cells
 from casbah.ingest.area import Area, read_area
 from casbah.ingest.assets import SCL, Item, resolve, solar_day
 from casbah.ingest.catalogue import AROUND, Found, find, newest_processing, one_level
@@ -69,6 +70,7 @@ def ingest(
     items: str | Path | None = None,
     offset: int | None = None,
     exclude: Collection[str] = (),
+    cell: str = "",
     workers: int = WORKERS,
     patience: Patience | None = None,
 ) -> Scene:
@@ -91,6 +93,7 @@ def ingest(
             what to search for comes from it, and none of it may be given beside it.
         offset: 0 or 1000, for items of which neither metadata nor pixels tell, or whose pixels dispute an old baseline.
         exclude: ids of items to leave out, for example because a file of theirs is damaged for good.
+        cell: name of a grid cell: only what of the area lies in it is read (`casbah.ingest.cells.plan` lists them).
         workers: threads that read.
         patience: timeouts in seconds and how often to try again.
 
@@ -118,9 +121,10 @@ def ingest(
     max_cloud = DEFAULT_CLOUD if max_cloud is None else max_cloud
     periods = 1 if periods is None else periods
     _check_numbers(max_cloud, workers, level, offset)
-    area = read_area(aoi, patience)
+    area = cells.part(read_area(aoi, patience), cell)
     request = {
         "aoi": area.lonlat.wkb_hex,
+        "cell": cell,
         "bands": names,
         "offset": offset,
         "exclude": sorted(exclude),
@@ -305,6 +309,9 @@ def _refuse_sea(items: list[Item], decisions: dict[str, Decision], area: Area, g
         if share is None or share < ALL_WATER:
             return
     days = ", ".join(sorted({solar_day(item).isoformat() for item in items}))
+    if area.cell:
+        say(f"{area.name} is nothing but water on {days}")
+        return
     raise InputError(
         f"the area {area.name} lies at sea or on a lake: at least {100 * ALL_WATER:g} % of what is clear there on "
         f"{days} is water; give an area with land"
@@ -544,6 +551,7 @@ def _origin_of(items: Path) -> dict[str, Any]:
 def _parameters(selection: Selection, area: Area, bands: tuple[str, ...]) -> dict[str, Any]:
     return {
         "area": area.name,
+        "cell": area.cell,
         "grid": area.grid.to_dict(),
         "bands": list(bands),
         "level": selection.choice.level,

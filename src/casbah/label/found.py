@@ -25,10 +25,15 @@ OSM_ATTRIBUTION = "(c) OpenStreetMap contributors"
 
 @dataclass(frozen=True)
 class Area:
-    """Where footprints are wanted: the part of a scene's grid that is labelled, in metres of the grid's CRS."""
+    """Where footprints are wanted: the part of a scene's grid that is labelled, in metres of the grid's CRS.
+
+    A `cell` is a scene that is one of several of a larger area: that it holds no building, or lies outside of what is
+    labelled, is nothing to stop at.
+    """
 
     grid: Grid
     labelled: shapely.Geometry | None = None
+    cell: bool = False
 
     @property
     def inside(self) -> shapely.Geometry:

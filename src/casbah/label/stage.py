@@ -52,6 +52,8 @@ def label(
     server, `layer` the layer of a file that has several. `origins` holds what the manifest names in place of a `source`
     and a `labelled_area` that are copies: their addresses.
 
+    Of a scene that is one grid cell of a larger area (`casbah ingest --cell`), labels may hold no building.
+
     Raises `InputError` for a source or area that can't be used (nothing is written then), and `WorldError` where the
     network fails after bounded retries.
     """
@@ -61,12 +63,17 @@ def label(
         check_vintage(vintage)
     check_target(Path(output), LabelSet.schema)
     opened = Scene.open(scene)
-    area = Area(opened.grid, None if labelled_area is None else _labelled(Path(labelled_area), opened.grid))
-    found = find(str(source), area, snapshot=snapshot, layer=layer, overpass=overpass)
+    cell = bool(opened.manifest.parameters.get("cell"))
+    area = Area(opened.grid, None if labelled_area is None else _labelled(Path(labelled_area), opened.grid, cell), cell)
+    # Of a cell without labelled ground the source is asked all the same: whom to name is known from it alone.
+    asked = Area(opened.grid, None, cell) if shapely.is_empty(area.inside) else area
+    found = find(str(source), asked, snapshot=snapshot, layer=layer, overpass=overpass)
     _complete(found, licence, attribution, vintage)
     footprints, repairs = repair(found, area)
     if footprints.empty:
-        raise InputError(_nothing(found, area, repairs))
+        if not cell:
+            raise InputError(_nothing(found, area, repairs))
+        progress.say(f"{found.source} holds no building in the labelled part of the cell {opened.path}")
     named = {"source": str(source)} | dict(origins or {})
     parameters = {
         "labelled_area": None if labelled_area is None else str(labelled_area),
@@ -80,7 +87,8 @@ def label(
     } | {name: shown(address) for name, address in named.items()}
     with LabelSet.write(output, parameters=parameters, inputs=_inputs(opened, found, labelled_area)) as draft:
         footprints.to_parquet(draft.directory / "footprints.parquet", index=False)
-        if not write_rasters(draft.directory, footprints.geometry.to_numpy(), area, opened, building_cover):
+        known = write_rasters(draft.directory, footprints.geometry.to_numpy(), area, opened, building_cover)
+        if not known and not cell:
             raise InputError(_unseen(opened, labelled_area))
         coverage = draft.directory / "coverage.tif"
         shifts = estimate_shifts(opened, coverage)
@@ -100,8 +108,8 @@ def label(
     return LabelSet.open(output, verify=False)
 
 
-def _labelled(path: Path, grid: Grid) -> shapely.Geometry:
-    """The union of the polygons of a file, in the grid's CRS; `InputError` where it misses the scene."""
+def _labelled(path: Path, grid: Grid, cell: bool) -> shapely.Geometry:
+    """The union of the polygons of a file, in the grid's CRS; `InputError` where it misses a scene that is no cell."""
     what = "a polygon inside of which every building is labelled"
     frame = read_polygons(path, what)
     shapes = shapely.make_valid(frame.geometry.to_numpy(), method="structure", keep_collapsed=False)
@@ -112,7 +120,7 @@ def _labelled(path: Path, grid: Grid) -> shapely.Geometry:
     try:
         area = shapely.union_all(geopandas.GeoSeries(shapely.segmentize(shapes, step), crs=frame.crs).to_crs(grid.crs))
         inside = shapely.intersection(area, shapely.box(*grid.bounds))
-        miss = not np.isfinite(shapely.bounds(area)).all() or shapely.area(inside) == 0
+        miss = not np.isfinite(shapely.bounds(area)).all() or (shapely.area(inside) == 0 and not cell)
     except (ProjError, shapely.errors.GEOSException) as error:
         raise InputError(f"{path} can't be put into the scene's CRS {grid.crs} ({error})") from None
     if miss:

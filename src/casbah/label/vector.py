@@ -42,7 +42,7 @@ def read_vector(path: Path, area: Area, layer: str | None = None) -> Found:
     """Read the footprints of a file around `area`; `layer` picks one of several.
 
     `InputError` where the file is missing, can't be read, has several layers and none was picked, has no CRS, holds
-    no feature, or where its extent does not meet the scene's.
+    no feature, or where its extent does not meet the scene's (that of a cell may miss it).
     """
     if not path.exists():
         raise InputError(f"{path} does not exist; a file of building footprints is wanted")
@@ -204,6 +204,8 @@ def _check_overlap(path: Path, crs: str, total: Any, area: Area) -> tuple[float,
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     found = tuple(float(value) for value in total)
+    if area.cell:
+        return wanted
     if found[0] > wanted[2] or found[2] < wanted[0] or found[1] > wanted[3] or found[3] < wanted[1]:
         raise InputError(
             f"{path} does not overlap the scene: in {crs} it spans {extent(found)}, and the labelled part of the scene "

@@ -1,4 +1,4 @@
-"""What can be known to be wrong before anything is read or trained: parameters, services, experiments, weights."""
+"""What can be known before anything is read or trained: what is wrong with it, and the cells that it is read in."""
 
 import os
 from collections.abc import Mapping
@@ -23,16 +23,20 @@ PROBE = "checkpoints/.preflight"
 """An object that is written and removed: a store that can only be read would fail after the first epoch."""
 
 
-def check(values: Mapping[str, Any], folder: Path) -> None:
-    """Refuse a run that would fail later, in the words of the step that would.
+def check(values: Mapping[str, Any], folder: Path) -> list[str]:
+    """Refuse a run that would fail later, in the words of the step that would; return the cells of its area.
 
     Args:
         values: Parameters of the pipeline that is to run. Without a `name` nothing is registered, and MLflow may be
             missing.
-        folder: For the YAML files of experiments that lie at an address.
+        folder: For the area and the YAML files of experiments that lie at an address.
+
+    Returns:
+        Names of grid cells (`casbah.ingest.cells`); one empty name where the area is read as a whole.
 
     Raises:
-        InputError: A parameter, an experiment or a variable is wrong, or weights can't be had under their licence.
+        InputError: A parameter, the area, an experiment or a variable is wrong, or weights can't be had under their
+            licence.
         WorldError: The store or MLflow does not answer or refuses the credentials, or weights are out of reach.
     """
     # An empty name registers nothing, and is none to check.
@@ -43,7 +47,19 @@ def check(values: Mapping[str, Any], folder: Path) -> None:
         _check_mlflow()
     for name in values.get("experiments", ()):
         _check_experiment(name, folder)
-    say("parameters, object store, MLflow, experiments and weights are as they should be")
+    cells = _cells(values, folder)
+    say("parameters, object store, MLflow, area, experiments and weights are as they should be")
+    return cells
+
+
+def _cells(values: Mapping[str, Any], folder: Path) -> list[str]:
+    from casbah.ingest import cells
+    from casbah.ingest.area import read_area
+    from casbah.tile.lattice import lattice
+
+    area = read_area(inputs.area(inputs.text(values["aoi"]), folder))
+    blocks = lattice(area.grid, tile_size=values["tile_size"], block_size=values["block_size"] or None)
+    return cells.plan(area, block=blocks.block * blocks.resolution, side=values["cell_size"] or None)
 
 
 def _check_variables(*, registers: bool) -> None:

@@ -53,18 +53,22 @@ class ClassificationMetrics(Artifact, Protocol):
     def log_confusion_matrix(self, categories: list[str], matrix: list[list[int]]) -> None: ...
 
 
-def preflight(**values: Any) -> None:
-    """Parameters, services, experiments and weights are looked at before anything is read or trained."""
+def preflight(**values: Any) -> list[str]:
+    """Parameters, services, area, experiments and weights are looked at before anything is read or trained.
+
+    Returned are the grid cells that the area is read in.
+    """
     with _step("preflight") as step:
         from casbah.pipeline import preflight as stage
 
-        step.run(stage.check, {name: _typed(value) for name, value in values.items()}, step.folder)
+        return step.run(stage.check, {name: _typed(value) for name, value in values.items()}, step.folder)
 
 
 def ingest(
     scene: Artifact,
     *,
     aoi: str,
+    cell: str,
     start: str,
     end: str,
     stac: str,
@@ -72,13 +76,17 @@ def ingest(
     max_cloud: float,
     snapshot: str,
 ) -> None:
-    """Sentinel-2 of an area and a time becomes a `Scene`. `snapshot` only tells one reading from a later one."""
-    with _step("ingest") as step:
+    """Sentinel-2 of an area (of one grid cell of it) and a time becomes a `Scene`.
+
+    `snapshot` only tells one reading from a later one.
+    """
+    with _step("ingest", cell) as step:
         from casbah.ingest import ingest as stage
 
         product = step.run(
             stage,
             aoi=inputs.area(inputs.text(aoi), step.folder),
+            cell=cell,
             start=inputs.iso_date("start", start),
             end=inputs.iso_date("end", end),
             stac=inputs.catalogue(inputs.text(stac)),
@@ -125,16 +133,26 @@ def label(
 
 
 def tile(
-    tiles: Artifact, *, scene: Artifact, labels: Artifact, tile_size: int, block_size: float, align: bool, seed: int
+    tiles: Artifact,
+    *,
+    scenes: Sequence[Artifact],
+    labels: Sequence[Artifact],
+    tile_size: int,
+    block_size: float,
+    align: bool,
+    seed: int,
 ) -> None:
-    """Scene and labels become a `TileSet` with spatially separate splits; `block_size` 0 lets the stage choose."""
+    """Scenes and their labels become one `TileSet` with spatially separate splits.
+
+    `block_size` 0 lets the stage choose.
+    """
     with _step("tile") as step:
         from casbah.tile import tile as stage
 
         product = step.run(
             stage,
-            scenes=[Path(scene.path)],
-            labels=[Path(labels.path)],
+            scenes=[Path(one.path) for one in scenes],
+            labels=[Path(one.path) for one in labels],
             output=Path(tiles.path),
             tile_size=tile_size,
             block_size=block_size or None,

@@ -55,12 +55,13 @@ def plan(sources: Sequence[Source], lattices: Sequence[Lattice], max_ignore: flo
 
     A tile is dropped where more than `max_ignore` of its pixels are ignored, or more than `max_ignore` were not
     observed in one of the periods; pixels outside of the scene count as both. `InputError` where a tile is larger than
-    a scene.
+    a scene, unless that is one grid cell of several.
     """
     made = Plan()
     blocks = [list(lattice.over(source.grid)) for source, lattice in zip(sources, lattices, strict=True)]
     for source, lattice in zip(sources, lattices, strict=True):
-        _check_size(source, lattice)
+        if len(sources) == 1 or not source.scene.manifest.parameters.get("cell"):
+            _check_size(source, lattice)
     with task("looking for tiles", sum(map(len, blocks))) as progress:
         for number, (source, lattice) in enumerate(zip(sources, lattices, strict=True)):
             with reading(source) as reader:

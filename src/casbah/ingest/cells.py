@@ -1,0 +1,114 @@
+"""Grid cells: a large area cut into squares of the UTM lattice, each to be read by a process of its own.
+
+A cell is named as a block is, `<epsg>_<side in metres>_<column>_<row>` (see `casbah.blocks`), so that its name alone
+says which ground it is. Its side is a whole number of blocks: no block, and so no tile, is cut by a cell's border.
+"""
+
+import math
+from dataclasses import replace
+
+import geopandas
+import numpy as np
+import shapely
+
+from casbah.blocks import place
+from casbah.errors import InputError
+from casbah.grid import RESOLUTION, Grid
+from casbah.ingest.area import Area
+from casbah.progress import say
+
+SIDE = 30_000.0
+"""Metres, about: nine million pixels, which one pod reads and composites in minutes."""
+
+LARGEST = 60_000.0
+"""Metres: an area with no side longer than this is read as one, unless cells are asked for."""
+
+MOST = 2_000
+"""Cells of one run: more of them, and a workflow of Kubernetes grows too large to be kept."""
+
+
+def plan(area: Area, *, block: float, side: float | None = None) -> list[str]:
+    """The cells that an area is read in, from the north-west, row by row; `[""]`: the area as a whole.
+
+    Args:
+        area: The whole area.
+        block: Side of the blocks that splits are made of, in metres.
+        side: Side of a cell in metres, rounded to whole blocks; without one, an area of at most `LARGEST` is one.
+
+    Raises:
+        InputError: The side is no length, shorter than a block, or gives too many cells.
+    """
+    if side is None:
+        west, south, east, north = area.grid.bounds
+        if max(east - west, north - south) <= LARGEST:
+            return [""]
+        side = SIDE
+    if not block <= side < math.inf:
+        raise InputError(
+            f"cell_size is {side:g} m; at least the side of a block is wanted ({block:g} m), or 0 to let it be chosen"
+        )
+    size = max(1, round(side / block)) * block
+    found = _over(area, size)
+    if len(found) > MOST:
+        raise InputError(
+            f"the area {area.name} has {len(found):,} cells of {size:g} m, and a run takes at most {MOST:,}: give a "
+            "larger cell_size, or a smaller area"
+        )
+    say(f"{area.name} is read in {len(found)} cells of {size / 1000:g} km")
+    return found
+
+
+def part(area: Area, cell: str) -> Area:
+    """What of an area lies in a cell; the area itself for the empty name.
+
+    `InputError` where the name is none of a cell, or one of another zone or of ground that the area does not touch.
+    """
+    if not cell:
+        return area
+    try:
+        epsg, bounds = place(cell)
+    except InputError:
+        raise InputError(
+            f"{cell!r} is no cell; <epsg>_<side in metres>_<column>_<row> is wanted, such as 32631_30000_14_135"
+        ) from None
+    if area.grid.crs != f"EPSG:{epsg}":
+        raise InputError(
+            f"the cell {cell} lies in EPSG:{epsg}, and the grid of the area {area.name} in {area.grid.crs}"
+        )
+    metres = _polygons(shapely.intersection(area.metres, shapely.box(*bounds)))
+    if not metres:
+        raise InputError(f"the cell {cell} does not meet the area {area.name}: nothing is to be read there")
+    whole = shapely.MultiPolygon(metres)
+    lonlat = geopandas.GeoSeries(metres, crs=area.grid.crs).to_crs("EPSG:4326")
+    return replace(
+        area,
+        name=f"{area.name}, cell {cell}",
+        cell=cell,
+        lonlat=shapely.MultiPolygon(list(lonlat)),
+        metres=whole,
+        grid=Grid.covering(area.grid.crs, whole.bounds),
+    )
+
+
+def _over(area: Area, size: float) -> list[str]:
+    west, south, east, north = area.grid.bounds
+    shapely.prepare(area.metres)
+    return [
+        f"{area.grid.crs.removeprefix('EPSG:')}_{size:g}_{col}_{row}"
+        for row in range(math.ceil(north / size) - 1, math.floor(south / size) - 1, -1)
+        for col in range(math.floor(west / size), math.ceil(east / size))
+        if _polygons(
+            shapely.intersection(area.metres, shapely.box(col * size, row * size, (col + 1) * size, (row + 1) * size))
+        )
+    ]
+
+
+def _polygons(shape: shapely.Geometry) -> list[shapely.Polygon]:
+    """The parts of a geometry that are at least half a pixel wide and high.
+
+    A border that only touches leaves lines, and one drawn along the lattice in degrees slivers of millimetres.
+    """
+    parts = shapely.get_parts(shape)
+    west, south, east, north = shapely.bounds(parts).T
+    wide = np.minimum(east - west, north - south) >= RESOLUTION / 2
+    return list(parts[wide & (shapely.area(parts) > 0)])
