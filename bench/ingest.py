@@ -34,7 +34,7 @@ from bench._turns import measure
 from casbah.bands import BANDS
 from casbah.grid import Grid
 from casbah.ingest import ingest
-from casbah.ingest.workplace import DEFLATE_LEVEL, TILE
+from casbah.workplace import DEFLATE_LEVEL, TILE
 
 MARGIN = 37
 """Pixels of 10 m by which the area lies off the corner of its tile, so that its blocks straddle COG tiles."""

@@ -195,7 +195,7 @@ def test_mlflow_down_loses_nothing_and_the_next_run_succeeds(
     running: stack.Stack, tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     use_predictor(monkeypatch, Blurred)
-    monkeypatch.setattr("casbah.register.mlflow_server.PAUSE", 0.01)
+    monkeypatch.setattr("casbah.mlflow_server.PAUSE", 0.01)
     for key, value in running.environment().items():
         monkeypatch.setenv(key, value)
     model = make_bundle(tmp_path / "good", tiles, experiment="good")

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from casbah import doctor, stack, storage
+from casbah import doctor, mlflow_server, stack, storage
 from casbah.cli import main
 from casbah.errors import InputError
-from casbah.register import mlflow_server
 from casbah.stack import services
 
 

@@ -14,7 +14,7 @@ from shapely.geometry import MultiPolygon, Point, box
 
 from casbah.errors import InputError, WorldError
 from casbah.ingest.area import read_area
-from casbah.ingest.network import Patience
+from casbah.patience import Patience
 
 ALGIERS = box(3.0, 36.70, 3.02, 36.72)
 

@@ -14,9 +14,9 @@ from rasterio.warp import transform_bounds
 from casbah.bands import band
 from casbah.grid import Grid
 from casbah.ingest.composite import STACK_BYTES, Step, block_edge, clear_of, composite, median, take_off
-from casbah.ingest.network import Patience
 from casbah.ingest.reading import Files
 from casbah.ingest.selection import source_of
+from casbah.patience import Patience
 from casbah.tile.lattice import GUARD
 
 FOUR = ("B02", "B04", "B8A", "B12")

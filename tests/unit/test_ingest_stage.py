@@ -217,7 +217,7 @@ def test_a_rerun_asks_the_catalogue_again_for_signatures_that_no_file_holds(
         addresses.extend(layer.href for source in step.sources for layer in source.layers.values())
         return composite(step, *rest)
 
-    monkeypatch.setattr("casbah.ingest.workplace.Workplace.clear_unless_useful", lambda _: None)
+    monkeypatch.setattr("casbah.workplace.Workplace.clear_unless_useful", lambda _: None)
     with far("?sig=s3cr3t") as site:
         for made in (gone, noted):
             monkeypatch.setattr("casbah.ingest.stage.composite", made)

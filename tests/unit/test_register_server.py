@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from casbah import mlflow_server
 from casbah.cli import main
 from casbah.errors import InputError, WorldError
-from casbah.register import mlflow_server, rollback
+from casbah.register import rollback
 
 
 class Guarded(http.server.BaseHTTPRequestHandler):

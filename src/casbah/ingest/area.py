@@ -20,7 +20,7 @@ from casbah import areas
 from casbah.addresses import scrubbed, shown
 from casbah.errors import InputError, WorldError
 from casbah.grid import Grid, utm_crs
-from casbah.ingest.network import Patience, status_of, why
+from casbah.patience import Patience, status_of, why
 from casbah.progress import say
 from casbah.storage import Location, Store
 

@@ -22,7 +22,7 @@ from casbah.addresses import scrubbed, shown
 from casbah.errors import CasbahError, InputError, WorldError
 from casbah.ingest.area import Area, as_geojson
 from casbah.ingest.assets import Item, acquired, baseline_of, level_of, tile_of
-from casbah.ingest.network import Patience, causes_of, status_of, why
+from casbah.patience import Patience, causes_of, status_of, why
 from casbah.progress import say
 from casbah.storage import Location, Store
 

@@ -7,7 +7,6 @@ decoding in memory, and ingest 3 times with the scene written; `bench/ingest.py`
 """
 
 import math
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -24,11 +23,11 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
-from casbah.addresses import scrubbed, shown
+from casbah.addresses import shown
 from casbah.bands import NODATA, band
 from casbah.errors import CasbahError, InputError, WorldError
 from casbah.grid import Grid
-from casbah.ingest.network import Patience
+from casbah.patience import REFUSED, REMOTE, Patience, complaint, gdal_status
 from casbah.storage import Location, Store
 
 Result = TypeVar("Result")
@@ -52,12 +51,6 @@ over 230 m, further than `casbah.tile` keeps splits apart, to sharpen what is mo
 
 COARSEST = 60.0
 """Metres: of Sentinel-2's own pixels."""
-
-REMOTE = ("http://", "https://", "s3://", "/vsicurl/", "/vsis3/")
-
-
-REFUSED = (401, 403, 409)
-"""What a server answers that wants credentials; Azure's says 409 where nobody may read without a signature."""
 
 
 class UnreadableAsset(InputError):
@@ -191,7 +184,7 @@ class Files:
             try:
                 return act()
             except RasterioError as error:
-                if _remote(layer) and _status(error) in REFUSED:
+                if _remote(layer) and gdal_status(error) in REFUSED:
                     # No further attempt changes that.
                     raise _fault(layer, error, self._patience) from None
                 raise
@@ -318,32 +311,23 @@ def _whose(layer: Layer) -> str:
     return f"{layer.band} of item {layer.item} ({shown(layer.href)})"
 
 
-def _status(error: Exception) -> int | None:
-    """The HTTP status in an error of GDAL's, None where it names none."""
-    match = re.search(r"response code:? (\d{3})", f"{error} {error.__cause__ or error.__context__ or ''}")
-    return int(match[1]) if match else None
-
-
-def _reason(error: Exception) -> str:
-    cause = str(error.__cause__ or error.__context__ or "")
-    return scrubbed(str(error) if cause in str(error) else f"{error}: {cause}")
-
-
 def _fault(layer: Layer, error: Exception, patience: Patience) -> CasbahError:
     """The sentence for a file that can't be read, and whose fault that is."""
     if not _remote(layer):
         return UnreadableAsset(
-            f"{_whose(layer)} could not be read: {_reason(error)}; the file is missing, cut short or damaged: fetch it "
-            "again and run the same command, finished parts are kept, or leave the item out with "
+            f"{_whose(layer)} could not be read: {complaint(error)}; the file is missing, cut short or damaged: fetch "
+            "it again and run the same command, finished parts are kept, or leave the item out with "
             f"--exclude {layer.item}"
         )
     if layer.href.startswith("s3://") and Store.configured():
         return _fault_in_store(layer, error, patience)
-    if _status(error) in REFUSED:
-        return WorldError(f"{_whose(layer)} could not be read: its server refused it ({_status(error)}); {_key(layer)}")
+    if gdal_status(error) in REFUSED:
+        return WorldError(
+            f"{_whose(layer)} could not be read: its server refused it ({gdal_status(error)}); {_key(layer)}"
+        )
     return WorldError(
-        f"{_whose(layer)} could not be read after {patience.attempts} attempts: {_reason(error)}; run the same command "
-        "again, finished parts are kept; where the file is gone for good, leave the item out with "
+        f"{_whose(layer)} could not be read after {patience.attempts} attempts: {complaint(error)}; run the same "
+        "command again, finished parts are kept; where the file is gone for good, leave the item out with "
         f"--exclude {layer.item}"
     )
 
@@ -377,6 +361,7 @@ def _fault_in_store(layer: Layer, error: Exception, patience: Patience) -> Casba
             f"parts are kept, or leave the item out with --exclude {layer.item}"
         )
     return WorldError(
-        f"{_whose(layer)} could not be read after {patience.attempts} attempts: {_reason(error)}; run the same command "
-        f"again, finished parts are kept; where the file is damaged, leave the item out with --exclude {layer.item}"
+        f"{_whose(layer)} could not be read after {patience.attempts} attempts: {complaint(error)}; run the same "
+        "command again, finished parts are kept; where the file is damaged, leave the item out with "
+        f"--exclude {layer.item}"
     )

@@ -33,18 +33,19 @@ from casbah.ingest.choose import (
     parse_dates,
     split,
 )
+from casbah.ingest.cogs import write_cogs
 from casbah.ingest.composite import block_edge, composite
 from casbah.ingest.describe import scene_info, stac_item
 from casbah.ingest.glance import ALL_WATER, Glance
-from casbah.ingest.network import Patience
 from casbah.ingest.offset import CHECKED_BANDS, Decision, dark_percentiles, decide
 from casbah.ingest.places import Buckets
-from casbah.ingest.reading import CACHE_BYTES, REMOTE, Files, Layer, UnreadableAsset
+from casbah.ingest.reading import CACHE_BYTES, Files, Layer, UnreadableAsset
 from casbah.ingest.selection import FILE, Choice, ChosenItem, ChosenPeriod, Selection, read_selection, source_of
-from casbah.ingest.workplace import Workplace, write_cogs, writing
+from casbah.patience import REMOTE, Patience
 from casbah.products.manifest import MANIFEST, check_target, read_manifest
 from casbah.products.scene import Scene
 from casbah.progress import say, task
+from casbah.workplace import Workplace, writing
 
 DEFAULT_CLOUD = 20.0
 WORKERS = 4
@@ -161,7 +162,7 @@ def ingest(
         request |= {"items": read_selection(items).to_geojson()}
         origin = _origin_of(Path(items))
     origin |= {"exclude": sorted(exclude)}
-    workplace = Workplace(output, request)
+    workplace = Workplace(output, request, "ingest")
     # GDAL's own limit is a share of the machine's memory, whoever else needs it.
     cache = rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES)
     with workplace.held(), cache, Files(patience) as files, ThreadPoolExecutor(workers) as pool:
@@ -460,7 +461,8 @@ class Maker:
         filled = self._wanted(window)
         reflectance *= filled
         valid *= filled
-        self.workplace.save_block(self.workplace.block_path(t, window), part, reflectance, valid)
+        path = self.workplace.block_path(t, window)
+        self.workplace.save_block(path, part, [*reflectance, valid.astype(np.uint16)])
 
     def _check_clear(self, t: int, when: str) -> None:
         """`InputError` where a period has no clear pixel; a word to the person where part of it has none."""

@@ -76,7 +76,7 @@ def _check_store() -> None:
 
 
 def _check_mlflow() -> None:
-    from casbah.register import mlflow_server
+    from casbah import mlflow_server
 
     uri = mlflow_server.tracking_uri(None)
     mlflow_server.check(uri)

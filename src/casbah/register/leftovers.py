@@ -1,7 +1,7 @@
 """What a registering that broke off has left: a version on which nothing was decided."""
 
+from casbah import mlflow_server
 from casbah.progress import say
-from casbah.register import mlflow_server
 from casbah.register.stage import PROMOTED
 from casbah.register.versions import CHAMPION, DECISION, check_name, keep_compared_on, versions_of
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from casbah import mlflow_server
 from casbah.addresses import shown
 from casbah.errors import InputError
 from casbah.progress import say
-from casbah.register import mlflow_server
 from casbah.register.versions import (
     CHAMPION,
     NAME,

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from casbah import mlflow_server
 from casbah.addresses import shown
 from casbah.errors import InputError
 from casbah.products.evaluation import Interval
-from casbah.register import mlflow_server
 from casbah.register.versions import (
     CHAMPION,
     DECISION,

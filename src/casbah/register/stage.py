@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 import casbah
+from casbah import mlflow_server
 from casbah.addresses import shown
 from casbah.blocks import seen_among
 from casbah.errors import InputError
@@ -22,7 +23,6 @@ from casbah.models.graph import FACTORY
 from casbah.products.evaluation import EvaluationMetrics
 from casbah.products.model import ModelBundle
 from casbah.progress import say
-from casbah.register import mlflow_server
 from casbah.register.candidate import Candidate, open_candidate
 from casbah.register.comparison import compare, evaluation_folder
 from casbah.register.promotion import Decision

@@ -1,4 +1,7 @@
-"""Finished blocks beside the output: what a killed ingest leaves for the next run, and nobody else opens."""
+"""Finished blocks beside the output: what a killed stage leaves for the next run, and nobody else opens.
+
+Blocks are small GeoTIFFs on parts of the output's grid; `write_cog` joins them in the end.
+"""
 
 import errno
 import fcntl
@@ -40,17 +43,18 @@ BAD_PATH = {
 
 
 class Workplace:
-    """A hidden directory `.<output>.ingest-<digest>`; the digest is of all that decides the scene's content."""
+    """A hidden directory `.<output>.<stage>-<digest>`; the digest is of all that decides the product's content."""
 
-    def __init__(self, output: Path, parameters: dict[str, Any]) -> None:
+    def __init__(self, output: Path, parameters: dict[str, Any], stage: str) -> None:
         text = json.dumps(parameters, sort_keys=True, default=str)
         self.output = output
+        self.stage = stage
         self._missing = [folder for folder in output.parents if not folder.exists()]
-        self.path = output.parent / f".{output.name}.ingest-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        self.path = output.parent / f".{output.name}.{stage}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep a second ingest of the same scene out while this one runs; the lock ends with the process."""
+        """Keep a second run of the same work out while this one runs; the lock ends with the process."""
         with writing(self.output):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = open(self.path / "lock", "w")  # noqa: SIM115 - it stays open for longer than faults are translated
@@ -59,17 +63,17 @@ class Workplace:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(
-                    f"another ingest with these arguments is running (it holds {self.path}); let it finish"
+                    f"another {self.stage} with these arguments is running (it holds {self.path}); let it finish"
                 ) from None
-            # What a run that was killed while it wrote the scene left of it.
+            # What a run that was killed while it wrote the product left of it.
             for draft in (self.draft, *self.path.glob(f".{self.draft.name}.partial-*")):
                 shutil.rmtree(draft, ignore_errors=True)
             yield
 
     @property
     def draft(self) -> Path:
-        """Where the scene is written, before it is handed over."""
-        return self.path / "scene"
+        """Where the product is written, before it is handed over."""
+        return self.path / "draft"
 
     def hand_over(self, schema: str) -> None:
         """Let the finished product at `draft` take the output's place."""
@@ -79,7 +83,7 @@ class Workplace:
 
     def others(self) -> list[tuple[Path, int]]:
         """What killed runs of the same output with other arguments left: directories and their sizes in bytes."""
-        beside = self.output.parent.glob(f".{glob.escape(self.output.name)}.ingest-*")
+        beside = self.output.parent.glob(f".{glob.escape(self.output.name)}.{self.stage}-*")
         return sorted((path, _size_of(path)) for path in beside if path != self.path and not _is_held(path))
 
     def clear(self) -> None:
@@ -94,20 +98,20 @@ class Workplace:
         if not any(self.path.glob("block_*.tif")):
             self.clear()
 
-    def block_path(self, period: int, window: Window) -> Path:
-        return self.path / f"block_{period}_{window.row_off}_{window.col_off}.tif"
+    def block_path(self, part: int, window: Window) -> Path:
+        """The file of a block: a window of one part (a period, say) of the output."""
+        return self.path / f"block_{part}_{window.row_off}_{window.col_off}.tif"
 
-    def save_block(self, path: Path, grid: Grid, reflectance: NDArray[np.uint16], valid: NDArray[np.uint8]) -> None:
-        """Write a block, the valid count as its last band; the file appears whole or not at all."""
+    def save_block(self, path: Path, grid: Grid, planes: Sequence[NDArray[Any]]) -> None:
+        """Write planes (rows, cols) of one type as the bands of a block; the file appears whole or not at all."""
         partial = path.with_suffix(".partial")
-        profile = grid.profile(driver="GTiff", count=len(reflectance) + 1, dtype="uint16", interleave="band")
-        counts = valid.astype(np.uint16)
+        profile = grid.profile(driver="GTiff", count=len(planes), dtype=planes[0].dtype.name, interleave="band")
         with writing(self.output):
             with rasterio.open(partial, "w", **profile) as target:
-                target.write(reflectance, range(1, len(reflectance) + 1))
-                target.write(counts, len(reflectance) + 1)
+                for number, values in enumerate(planes, start=1):
+                    target.write(values, number)
             with rasterio.open(partial) as written:
-                for number, values in enumerate((*reflectance, counts), start=1):
+                for number, values in enumerate(planes, start=1):
                     # GDAL can reach the end of a disk without a word, while it closes a file.
                     if not np.array_equal(written.read(number), values):
                         raise OSError(f"{partial.name} does not hold what was written to it")
@@ -134,7 +138,7 @@ def _fault(output: Path, error: Exception) -> CasbahError:
 
 
 def _is_held(path: Path) -> bool:
-    """Whether an ingest is running in this work directory."""
+    """Whether a run is at work in this directory."""
     try:
         with open(path / "lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -149,14 +153,13 @@ def _size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def write_cogs(
-    blocks: Sequence[tuple[Path, Window]], grid: Grid, bands: Sequence[str], reflectance: Path, valid: Path
-) -> None:
-    """Join blocks into two Cloud-Optimized GeoTIFFs; where no block lies there is nodata.
+def write_cog(source: str | Path, target: Path, resampling: str, **options: Any) -> None:
+    """Copy a raster (a path, or the text of a VRT) to a Cloud-Optimized GeoTIFF, and read it back once.
 
-    Raises an `OSError`, or one of rasterio's and GDAL's own errors, where they could not be written whole.
+    Overviews are made by `resampling`; `options` are GDAL's beside those that Casbah gives every COG. Raises an
+    `OSError`, or one of rasterio's and GDAL's own errors, where it could not be written whole.
     """
-    options = {
+    given = {
         "driver": "COG",
         "compress": "deflate",
         "level": DEFLATE_LEVEL,
@@ -165,12 +168,8 @@ def write_cogs(
         "bigtiff": "if_safer",
         "num_threads": os.cpu_count() or 1,
     }
-    pixels = blocks_vrt(blocks, grid, {name: number for number, name in enumerate(bands, start=1)}, "UInt16")
-    counts = blocks_vrt(blocks, grid, {"clear observations": len(bands) + 1}, "Byte")
-    rasterio.shutil.copy(pixels, reflectance, overview_resampling="average", **options)
-    rasterio.shutil.copy(counts, valid, overview_resampling="nearest", **options)
-    for path in (reflectance, valid):
-        _read_back(path)
+    rasterio.shutil.copy(source, target, overview_resampling=resampling, **given | options)
+    _read_back(target)
 
 
 def _read_back(path: Path) -> None:
@@ -184,8 +183,13 @@ def _read_back(path: Path) -> None:
                 dataset.read(window=window)
 
 
-def blocks_vrt(blocks: Sequence[tuple[Path, Window]], grid: Grid, bands: dict[str, int], kind: str) -> str:
-    """A GDAL VRT (its XML text, which GDAL opens like a file name) that lays blocks side by side on the grid."""
+def blocks_vrt(
+    blocks: Sequence[tuple[Path, Window]], grid: Grid, bands: dict[str, int], kind: str, nodata: int = NODATA
+) -> str:
+    """A GDAL VRT (its XML text, which GDAL opens like a file name) that lays blocks side by side on the grid.
+
+    `bands` maps each band's name to its number in the blocks. Where no block lies there is `nodata`.
+    """
     layers = []
     for number, (name, source_band) in enumerate(bands.items(), start=1):
         parts = "".join(
@@ -197,7 +201,7 @@ def blocks_vrt(blocks: Sequence[tuple[Path, Window]], grid: Grid, bands: dict[st
         )
         layers.append(
             f'<VRTRasterBand dataType="{kind}" band="{number}"><Description>{escape(name)}</Description>'
-            f"<NoDataValue>{NODATA}</NoDataValue>{parts}</VRTRasterBand>"
+            f"<NoDataValue>{nodata}</NoDataValue>{parts}</VRTRasterBand>"
         )
     transform = ", ".join(repr(value) for value in grid.transform.to_gdal())
     return (

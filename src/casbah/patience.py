@@ -1,6 +1,7 @@
-"""How long ingest waits for the world and how often it asks again, and how faults are put into words."""
+"""How long a stage waits for the world and how often it asks again, and how faults are put into words."""
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,11 @@ from casbah.addresses import scrubbed
 from casbah.storage import gdal_options
 
 Result = TypeVar("Result")
+
+REMOTE = ("http://", "https://", "s3://", "/vsicurl/", "/vsis3/")
+
+REFUSED = (401, 403, 409)
+"""What a server answers that wants credentials; Azure's says 409 where nobody may read without a signature."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,18 @@ def causes_of(error: BaseException) -> list[BaseException]:
             if isinstance(inner, BaseException) and all(inner is not one for one in causes):
                 causes.append(inner)
     return causes
+
+
+def gdal_status(error: BaseException) -> int | None:
+    """The HTTP status in an error of GDAL's, None where it names none."""
+    match = re.search(r"response code:? (\d{3})", f"{error} {error.__cause__ or error.__context__ or ''}")
+    return int(match[1]) if match else None
+
+
+def complaint(error: BaseException) -> str:
+    """What GDAL complains of, in its own words and without a secret."""
+    cause = str(error.__cause__ or error.__context__ or "")
+    return scrubbed(str(error) if cause in str(error) else f"{error}: {cause}")
 
 
 def _scrub(record: logging.LogRecord) -> bool:
