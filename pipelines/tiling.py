@@ -66,6 +66,7 @@ def tiles_of(
         read = ingest(
             aoi=aoi,
             cell=cell,
+            cell_margin=0.0,
             start=start,
             end=end,
             stac=stac,

@@ -11,6 +11,7 @@ def ingest(
     scene: Output[Dataset],
     aoi: str,
     cell: str,
+    cell_margin: float,
     start: str,
     end: str,
     stac: str,
@@ -24,6 +25,7 @@ def ingest(
         scene: The scene: reflectance x 10000 per time step, 12 bands, 10 m.
         aoi: Built-in name (algiers, sample), or the s3:// or https:// address of a GeoJSON.
         cell: Grid cell of the area that is read, as preflight names it; empty for the whole area.
+        cell_margin: Metres around the cell that are read too.
         start: First day, ISO (2023-06-01).
         end: Last day, ISO (2023-09-30).
         stac: STAC API or catalogue; `sample` is the simulated town in the object store.
@@ -37,6 +39,7 @@ def ingest(
         scene,
         aoi=aoi,
         cell=cell,
+        cell_margin=cell_margin,
         start=start,
         end=end,
         stac=stac,

@@ -58,6 +58,15 @@ def test_cells_cover_the_area_once_and_leave_out_ground_that_it_does_not_touch(t
     assert sum(one.grid.rows * one.grid.cols for one in found) < 0.7 * area.grid.rows * area.grid.cols
 
 
+def test_a_margin_reaches_over_the_borders_of_cells_and_not_of_the_area(tmp_path: Path) -> None:
+    area = area_of(tmp_path, shapely.box(400_000, 4_000_000, 420_000, 4_010_000))
+    one, other = (cells.part(area, name, margin=500) for name in cells.plan(area, block=1000, side=10_000))
+    assert one.grid.bounds[2] - other.grid.bounds[0] == pytest.approx(1000, abs=20), "500 m on either side"
+    assert shapely.union_all([one.metres, other.metres]).symmetric_difference(area.metres).area < 1
+    with pytest.raises(InputError, match=r"cell_margin is -1 m; 0 or more is wanted"):
+        cells.part(area, "", margin=-1)
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

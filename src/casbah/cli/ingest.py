@@ -36,6 +36,7 @@ def ingest(
     ),
     exclude: list[str] = typer.Option([], help="Id of an item to leave out, a damaged one say; may be repeated."),
     cell: str = typer.Option("", help="Read only this grid cell of the area: <epsg>_<side in metres>_<column>_<row>."),
+    cell_margin: float = typer.Option(0.0, min=0, help="Metres around the cell that are read too."),
     workers: int = typer.Option(4, min=1, help="Threads that read."),
     timeout: float = typer.Option(60.0, min=0.1, help="Seconds to wait for an answer before asking again."),
 ) -> None:
@@ -64,6 +65,7 @@ def ingest(
         offset=offset,
         exclude=exclude,
         cell=cell,
+        cell_margin=cell_margin,
         workers=workers,
         patience=Patience(read=timeout),
     )

@@ -58,15 +58,20 @@ def plan(area: Area, *, block: float, side: float | None = None) -> list[str]:
     return found
 
 
-def part(area: Area, cell: str) -> Area:
-    """What of an area lies in a cell; the area itself for the empty name.
+def part(area: Area, cell: str, margin: float = 0.0) -> Area:
+    """What of an area lies in a cell and within `margin` metres around it; the area itself for the empty name.
 
-    `InputError` where the name is none of a cell, or one of another zone or of ground that the area does not touch.
+    Cells that are to be predicted from see a margin, so that what is said at a border is said from both sides.
+
+    `InputError` where the margin is no length, or the name is none of a cell, or one of another zone or of ground that
+    the area does not touch.
     """
+    if not 0 <= margin < math.inf:
+        raise InputError(f"cell_margin is {margin:g} m; 0 or more is wanted")
     if not cell:
         return area
     try:
-        epsg, bounds = place(cell)
+        epsg, (west, south, east, north) = place(cell)
     except InputError:
         raise InputError(
             f"{cell!r} is no cell; <epsg>_<side in metres>_<column>_<row> is wanted, such as 32631_30000_14_135"
@@ -75,7 +80,9 @@ def part(area: Area, cell: str) -> Area:
         raise InputError(
             f"the cell {cell} lies in EPSG:{epsg}, and the grid of the area {area.name} in {area.grid.crs}"
         )
-    metres = _polygons(shapely.intersection(area.metres, shapely.box(*bounds)))
+    metres = _polygons(
+        shapely.intersection(area.metres, shapely.box(west - margin, south - margin, east + margin, north + margin))
+    )
     if not metres:
         raise InputError(f"the cell {cell} does not meet the area {area.name}: nothing is to be read there")
     whole = shapely.MultiPolygon(metres)

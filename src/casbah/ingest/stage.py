@@ -72,6 +72,7 @@ def ingest(
     offset: int | None = None,
     exclude: Collection[str] = (),
     cell: str = "",
+    cell_margin: float = 0.0,
     workers: int = WORKERS,
     patience: Patience | None = None,
 ) -> Scene:
@@ -95,6 +96,7 @@ def ingest(
         offset: 0 or 1000, for items of which neither metadata nor pixels tell, or whose pixels dispute an old baseline.
         exclude: ids of items to leave out, for example because a file of theirs is damaged for good.
         cell: name of a grid cell: only what of the area lies in it is read (`casbah.ingest.cells.plan` lists them).
+        cell_margin: metres around the cell that are read too.
         workers: threads that read.
         patience: timeouts in seconds and how often to try again.
 
@@ -122,7 +124,7 @@ def ingest(
     max_cloud = DEFAULT_CLOUD if max_cloud is None else max_cloud
     periods = 1 if periods is None else periods
     _check_numbers(max_cloud, workers, level, offset)
-    area = cells.part(read_area(aoi, patience), cell)
+    area = cells.part(read_area(aoi, patience), cell, cell_margin)
     request = {
         "aoi": area.lonlat.wkb_hex,
         "cell": cell,
