@@ -22,6 +22,7 @@ RUN = {
     "evaluate, a network": f"{TORCH}from casbah.evaluate import evaluate; import terratorch.models",
     "evaluate, trees": "from casbah.evaluate import evaluate; import casbah.models.boosted",
     "select": "from casbah.evaluate import select",
+    "predict, a network": f"{TORCH}from casbah.predict.stage import predict; import terratorch.models",
     "register": "from casbah.register.stage import register; import mlflow.models, botocore.exceptions",
 }
 """Stage -> what a run of it imports."""

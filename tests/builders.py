@@ -12,7 +12,9 @@ from shapely.geometry import box
 
 from casbah.bands import BAND_NAMES
 from casbah.grid import Grid
+from casbah.predict.describe import stac_item
 from casbah.products.labels import LabelInfo, LabelSet
+from casbah.products.prediction import NODATA, STEPS, Prediction, PredictionInfo, Predictor
 from casbah.products.scene import Period, Scene, SceneInfo
 
 GRID = Grid("EPSG:32631", 500_000.0, 4_060_000.0, 256, 256)
@@ -112,6 +114,44 @@ def make_labels(
         }
         draft.write_json("labels.json", json.loads(LabelInfo(**fields | info).model_dump_json()))
     return LabelSet.open(path)
+
+
+def make_prediction(
+    path: Path,
+    probability: np.ndarray,
+    grid: Grid,
+    *,
+    threshold: float = 0.5,
+    values: str = "uint8",
+    blocks: dict[str, tuple[str, ...]] | None = None,
+    **info: Any,
+) -> Prediction:
+    """A prediction of these probabilities, (rows, cols) with NaN where nothing was observed."""
+    unseen = np.isnan(probability)
+    stored = np.where(unseen, NODATA[values], np.rint(np.nan_to_num(probability) * STEPS[values])).astype(values)
+    mask = np.where(unseen, 255, stored >= threshold * STEPS[values]).astype("uint8")
+    fields: dict[str, Any] = {
+        "model": Predictor(digest="d1" * 32, experiment="tests", blocks=blocks or {}),
+        "scene": "S2_TEST",
+        "periods": (Period(start="2023-06-01", end="2023-06-28", dates=("2023-06-10",)),),
+        "level": "L2A",
+        "bands": BAND_NAMES,
+        "threshold": threshold,
+        "building_cover": 50,
+        "values": values,
+        "window": 64,
+        "overlap": 16,
+        "attribution": ("Contains modified Copernicus Sentinel data 2023", "Buildings: Casbah's tests (CC0-1.0)"),
+        "simulated": True,
+    }
+    with Prediction.write(path, parameters={}) as draft:
+        write_raster(draft.directory / "probability.tif", stored[None], grid, nodata=NODATA[values])
+        write_raster(draft.directory / "mask.tif", mask[None], grid, nodata=255)
+        write_raster(draft.directory / "unlike.tif", np.zeros((1, *grid.shape), "uint8"), grid, nodata=255)
+        said = PredictionInfo(**fields | info)
+        draft.write_json("prediction.json", said.model_dump(mode="json"))
+        draft.write_json("item.json", stac_item(said, grid, ["S2_TEST_ITEM"], "0" * 64))
+    return Prediction.open(path)
 
 
 def write_raster(path: Path, data: np.ndarray, grid: Grid, nodata: int = 0) -> None:

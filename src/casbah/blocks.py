@@ -15,6 +15,11 @@ Bounds = tuple[float, float, float, float]
 """(west, south, east, north)."""
 
 
+def named(crs: str, side: float, col: int, row: int) -> str:
+    """The name of a block of a zone (`EPSG:n`) and a side in metres."""
+    return f"{crs.removeprefix('EPSG:')}_{side:g}_{col}_{row}"
+
+
 @lru_cache(maxsize=65536)
 def place(name: str) -> tuple[int, Bounds]:
     """The EPSG code of a block and its bounds in metres; `InputError` where the name is none of the lattice's."""

@@ -37,6 +37,10 @@ REGISTER = Words(
     "nothing was registered and nothing is lost: run `casbah register` again when it is up",
     "what it had taken stays, and running `casbah register` again goes on",
 )
+FETCH = Words(
+    "the model was not fetched and nothing was written: run the same command again when it is up",
+    "the model was not fetched: run the same command again, finished parts are kept",
+)
 SETTLE = Words(
     "what a registering that broke off may have left stays as it is until the next run of this step",
     "run the step again",

@@ -193,6 +193,19 @@ class Store:
 
         return self._attempt(str(location), look)
 
+    def version(self, location: Location) -> dict[str, str]:
+        """What tells this content of an object from an earlier one: `etag`, `size`, `modified` (ISO).
+
+        `InputError` where it does not exist.
+        """
+
+        def look() -> dict[str, str]:
+            found = self._client.stat_object(bucket_name=location.bucket, object_name=location.key)
+            modified = found.last_modified.isoformat() if found.last_modified else ""
+            return {"etag": str(found.etag), "size": str(found.size), "modified": modified}
+
+        return self._attempt(str(location), look)
+
     def list(self, prefix: Location) -> Iterator[Location]:
         """Every object below a prefix; none where the bucket does not exist."""
 

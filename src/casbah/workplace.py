@@ -10,11 +10,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import rasterio
@@ -184,13 +184,22 @@ def _read_back(path: Path) -> None:
 
 
 def blocks_vrt(
-    blocks: Sequence[tuple[Path, Window]], grid: Grid, bands: dict[str, int], kind: str, nodata: int = NODATA
+    blocks: Sequence[tuple[Path, Window]],
+    grid: Grid,
+    bands: dict[str, int],
+    kind: str,
+    *,
+    nodata: int = NODATA,
+    scale: float = 1.0,
+    tags: Mapping[str, str] | None = None,
 ) -> str:
     """A GDAL VRT (its XML text, which GDAL opens like a file name) that lays blocks side by side on the grid.
 
-    `bands` maps each band's name to its number in the blocks. Where no block lies there is `nodata`.
+    `bands` maps each band's name to its number in the blocks. Where no block lies there is `nodata`; `scale` is what a
+    value stands for, and `tags` go into the file's metadata.
     """
     layers = []
+    scaled = "" if scale == 1 else f"<Offset>0</Offset><Scale>{scale!r}</Scale>"
     for number, (name, source_band) in enumerate(bands.items(), start=1):
         parts = "".join(
             f'<SimpleSource><SourceFilename relativeToVRT="0">{escape(str(path.resolve()))}</SourceFilename>'
@@ -201,10 +210,15 @@ def blocks_vrt(
         )
         layers.append(
             f'<VRTRasterBand dataType="{kind}" band="{number}"><Description>{escape(name)}</Description>'
-            f"<NoDataValue>{nodata}</NoDataValue>{parts}</VRTRasterBand>"
+            f"<NoDataValue>{nodata}</NoDataValue>{scaled}{parts}</VRTRasterBand>"
         )
     transform = ", ".join(repr(value) for value in grid.transform.to_gdal())
     return (
         f'<VRTDataset rasterXSize="{grid.cols}" rasterYSize="{grid.rows}"><SRS>{grid.crs}</SRS>'
-        f"<GeoTransform>{transform}</GeoTransform>{''.join(layers)}</VRTDataset>"
+        f"<GeoTransform>{transform}</GeoTransform>{_metadata(tags or {})}{''.join(layers)}</VRTDataset>"
     )
+
+
+def _metadata(tags: Mapping[str, str]) -> str:
+    items = "".join(f"<MDI key={quoteattr(key)}>{escape(value)}</MDI>" for key, value in tags.items())
+    return f"<Metadata>{items}</Metadata>" if items else ""

@@ -184,7 +184,7 @@ def test_a_champion_that_trained_on_the_test_blocks_is_not_compared_and_the_way_
     register(model=held.path, evaluation=evaluation.path, tiles=other.path, name=name)
     # The champion of the registry, as if it had been trained on every block: its stored bundle says so.
     leaky = make_bundle(tmp_path / "leaky", tiles, experiment="poor", blocks={"train": everything, "val": ()})
-    monkeypatch.setattr("casbah.register.comparison._bundle_of", lambda *_: leaky)
+    monkeypatch.setattr("casbah.register.comparison.bundle_of", lambda *_: leaky)
     _, _, done = submit(tmp_path / "new", tiles, "good", name)
     assert done.alias == "challenger"
     assert "none is unseen by both" in done.reason

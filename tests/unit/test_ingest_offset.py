@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from casbah.darkness import read_pixels
 from casbah.errors import InputError
-from casbah.ingest.offset import claim_of, decide, read_pixels
+from casbah.ingest.offset import claim_of, decide
 
 DARK_WITHOUT = np.array([[300.0, 150.0], [700.0, 400.0]])
 DARK_WITH = np.array([[1100.0, 1010.0], [1250.0, 1060.0]])

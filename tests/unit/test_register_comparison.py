@@ -77,7 +77,7 @@ def challenger(tmp_path: Path, tiles: TileSet, give: bool = True, champion_tiles
 
 
 def against(held: ModelBundle, candidate: Candidate, monkeypatch: pytest.MonkeyPatch, **tags: str) -> Decision:
-    monkeypatch.setattr("casbah.register.comparison._bundle_of", lambda *_: held)
+    monkeypatch.setattr("casbah.register.comparison.bundle_of", lambda *_: held)
     version = SimpleNamespace(version="7", tags=tags, run_id=None)
     return compare(None, "town", version, candidate)
 

@@ -20,6 +20,6 @@ def _root(
 ) -> None:
     """Maps buildings from Sentinel-2 by fine-tuning geospatial foundation models.
 
-    The stages, in order: ingest, label, tile, finetune, evaluate, register. `casbah demo` runs them all on a
+    The stages, in order: ingest, label, tile, finetune, evaluate, register, predict. `casbah demo` runs them all on a
     simulated town; `casbah COMMAND --help` explains each one with an example.
     """

@@ -1,6 +1,5 @@
 """The area of interest: read from a file in any CRS, checked, and laid on one UTM grid."""
 
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,8 +205,3 @@ def _check_extent(bounds: NDArray[np.float64], name: str) -> None:
             f"the area {name} lies at latitudes {south:.1f} to {north:.1f}; UTM, and so a scene, ends at "
             f"{UTM_LATITUDES[0]:g} and {UTM_LATITUDES[1]:g}"
         )
-
-
-def as_geojson(geometry: shapely.Geometry) -> dict[str, Any]:
-    """A geometry as a GeoJSON mapping of plain lists and numbers."""
-    return json.loads(shapely.to_geojson(geometry))

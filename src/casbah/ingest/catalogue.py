@@ -20,10 +20,11 @@ from shapely.errors import ShapelyError
 
 from casbah.addresses import scrubbed, shown
 from casbah.errors import CasbahError, InputError, WorldError
-from casbah.ingest.area import Area, as_geojson
+from casbah.ingest.area import Area
 from casbah.ingest.assets import Item, acquired, baseline_of, level_of, tile_of
 from casbah.patience import Patience, causes_of, status_of, why
 from casbah.progress import say
+from casbah.stac import as_geojson
 from casbah.storage import Location, Store
 
 COLLECTIONS = {

@@ -4,17 +4,12 @@ import hashlib
 import json
 from typing import Any
 
-import rasterio.warp
-import shapely
-
 from casbah.bands import NODATA, band
 from casbah.grid import Grid
-from casbah.ingest.area import as_geojson
 from casbah.ingest.assets import acquired, baseline_of, cloud_cover
 from casbah.ingest.selection import FILE, Selection
 from casbah.products.scene import Period, SceneInfo
-
-COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+from casbah.stac import COG, EXTENSIONS, STAC_VERSION, as_geojson, outline, projection
 
 
 def scene_info(selection: Selection, bands: tuple[str, ...]) -> SceneInfo:
@@ -49,7 +44,7 @@ def scene_info(selection: Selection, bands: tuple[str, ...]) -> SceneInfo:
 
 def stac_item(info: SceneInfo, grid: Grid) -> str:
     """The text of `item.json`. It holds nothing that differs between two runs on the same items."""
-    footprint = _footprint(grid)
+    footprint = outline(grid)
     moments = sorted(source["datetime"] for source in info.sources)
     properties = {
         "datetime": None,
@@ -58,23 +53,15 @@ def stac_item(info: SceneInfo, grid: Grid) -> str:
         "gsd": grid.resolution,
         "constellation": "sentinel-2",
         "processing:level": info.level,
-        "proj:code": grid.crs,
-        "proj:shape": list(grid.shape),
-        "proj:transform": list(grid.transform)[:6],
-        "proj:bbox": list(grid.bounds),
+        **projection(grid),
         "attribution": info.attribution,
         "casbah": json.loads(info.model_dump_json()),
     }
     identity = json.dumps([properties["casbah"], grid.to_dict()], sort_keys=True)
     item = {
         "type": "Feature",
-        "stac_version": "1.1.0",
-        "stac_extensions": [
-            "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
-            "https://stac-extensions.github.io/eo/v2.0.0/schema.json",
-            "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
-            "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
-        ],
+        "stac_version": STAC_VERSION,
+        "stac_extensions": [EXTENSIONS[name] for name in ("projection", "eo", "raster", "processing")],
         "id": f"casbah-{info.level.lower()}-{moments[0][:10]}-{hashlib.sha256(identity.encode()).hexdigest()[:10]}",
         "geometry": as_geojson(footprint),
         "bbox": list(footprint.bounds),
@@ -132,10 +119,3 @@ def _attribution(selection: Selection) -> str:
     if selection.choice.simulated:
         return "Simulated imagery, not taken by any satellite"
     return f"Contains modified Copernicus Sentinel data {years[0]}" + (f"-{years[-1]}" if len(years) > 1 else "")
-
-
-def _footprint(grid: Grid) -> shapely.Polygon:
-    edge = shapely.segmentize(shapely.box(*grid.bounds), max(grid.shape) * grid.resolution / 8)
-    x, y = shapely.get_coordinates(edge).T
-    longitude, latitude = rasterio.warp.transform(grid.crs, "EPSG:4326", x.tolist(), y.tolist())
-    return shapely.Polygon([(round(a, 7), round(b, 7)) for a, b in zip(longitude, latitude, strict=True)])

@@ -19,6 +19,7 @@ from scipy.ndimage import minimum_filter
 import casbah
 from casbah.addresses import shown
 from casbah.bands import LEVELS, NODATA, band, select
+from casbah.darkness import CHECKED_BANDS, dark_percentiles
 from casbah.errors import InputError, WorldError
 from casbah.grid import Grid
 from casbah.ingest import cells
@@ -37,7 +38,7 @@ from casbah.ingest.cogs import write_cogs
 from casbah.ingest.composite import block_edge, composite
 from casbah.ingest.describe import scene_info, stac_item
 from casbah.ingest.glance import ALL_WATER, Glance
-from casbah.ingest.offset import CHECKED_BANDS, Decision, dark_percentiles, decide
+from casbah.ingest.offset import Decision, decide
 from casbah.ingest.places import Buckets
 from casbah.ingest.reading import CACHE_BYTES, Files, Layer, UnreadableAsset
 from casbah.ingest.selection import FILE, Choice, ChosenItem, ChosenPeriod, Selection, read_selection, source_of

@@ -32,12 +32,15 @@ class EnsemblePredictor:
 
     def probabilities(self, images: NDArray[np.uint16]) -> NDArray[np.float32]:
         """See `casbah.models.Predictor`."""
+        return blend(self.opinions(images), self.weights)
+
+    def opinions(self, images: NDArray[np.uint16]) -> list[NDArray[np.float32]]:
+        """What each member says of the same images, (n, rows, cols) each."""
         check_images(self.training, images)
-        found = [
+        return [
             member.probabilities(np.ascontiguousarray(images[:, :, index]))
             for member, index in zip(self.members, self._bands, strict=True)
         ]
-        return blend(found, self.weights)
 
 
 def load(bundle: ModelBundle) -> EnsemblePredictor:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MEANING = (
     "A polygon bounds ground where the model's probability that buildings cover at least {cover} % of a pixel of "
-    "{resolution:g} m is {threshold:.2f} or more. Buildings that stand closer than about two pixels merge into one "
+    "{resolution:g} m is {threshold:g} or more. Buildings that stand closer than about two pixels merge into one "
     "polygon, and small ones are missed: count polygons as built-up patches, not as buildings."
 )
 """What a polygon is, for whoever opens the file without having read anything."""
@@ -36,12 +36,18 @@ class FootprintInfo(BaseModel):
     simplified: float
     """Metres that an outline may have moved by simplification; 0 for the contour as it is."""
     squared: bool
+    """Whether shapes with right angles were given them."""
+    block_size: float
+    """Metres: side of the blocks of `blocks.parquet`."""
     periods: tuple[Period, ...]
     polygons: int
     area: float
     """Square metres of all polygons together."""
+    area_of_contours: float
+    """Square metres of the contours that they were drawn from: each polygon has its own's within 5 %."""
     area_of_pixels: float
-    """Square metres of the pixels that the model calls building: what squaring and simplification are held against."""
+    """Square metres of the pixels that the model calls building, also of those in polygons below the minimum. Contours
+    cut the corners of single pixels, so that small objects have less area than their pixels."""
     attribution: tuple[str, ...] = ()
     simulated: bool = False
     objects: dict[str, Any] = {}
@@ -53,8 +59,9 @@ class FootprintSet(Product):
     the same polygons in the CRS of the prediction's grid; `blocks.parquet`, area and count by block of the UTM lattice;
     `footprints.json`; `item.json`, a STAC item.
 
-    Columns of the polygons: `id` (text), `probability` (mean over the polygon, 0-1), `area_m2`, `model`, `dates`,
-    `attribution`, `simulated`.
+    Columns of the polygons: `id` (`<epsg>_<easting>_<northing>` of the middle of the polygon's northernmost pixel, of
+    several the westernmost), `probability` (0-1: the mean over the pixels whose centres lie in its contour), `area_m2`,
+    `model`, `dates`, `attribution`, `simulated`. Rows run from the north to the south.
     """
 
     schema = "footprints"
@@ -75,7 +82,8 @@ class FootprintSet(Product):
         return geopandas.read_parquet(self.parquet_path)
 
     def blocks(self) -> "geopandas.GeoDataFrame":
-        """Block by block: `block`, `polygons`, `area_m2`, `observed_m2`, and the block's square."""
+        """Block by block: `block`, `polygons` (whose first pixel lies in it), `area_m2` (of what lies in it),
+        `observed_m2`, `built` (the share of the one in the other), and the block's square."""
         import geopandas
 
         return geopandas.read_parquet(self.path / "blocks.parquet")

@@ -26,6 +26,9 @@ from casbah.storage import Location, Store
 COLLECTION = "collection.json"
 MEDIA = "application/json"
 ITEM = "application/geo+json"
+ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:")
+"""How an address begins that leads out of a product: a URL or a URN."""
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -106,10 +109,14 @@ def _item(item: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
     made = copy.deepcopy(item)
     made["collection"] = name
     kept = [link for link in made.get("links", []) if link["rel"] not in ("root", "parent", "collection", "self")]
+    for link in kept:
+        if not ELSEWHERE.match(link["href"]):
+            # The one product that lies beside another one: polygons know where their map lay.
+            link["href"] = "./prediction.json"
     here = {"href": f"../{COLLECTION}", "type": MEDIA}
     made["links"] = [{"rel": rel, **here} for rel in ("root", "parent", "collection")] + kept
     for asset in made["assets"].values():
-        if not re.match(r"[a-z][a-z0-9+.-]*://|/", asset["href"]):
+        if not ELSEWHERE.match(asset["href"]):
             asset["href"] = f"../{kind}/{asset['href'].removeprefix('./')}"
     return made
 

@@ -13,6 +13,7 @@ from casbah.products.tiles import TileFolds, TileInfo, TileSet
 from casbah.progress import say
 from casbah.register.candidate import Candidate
 from casbah.register.promotion import Counts, Decision, counts_of, decide, seen_blocks, unseen_by_both
+from casbah.registered import bundle_of
 
 TRUTH = ("resolution", "building cover")
 """What makes the truth another one where it differs; the rest of `differences` is input, which tiles can hold."""
@@ -22,7 +23,7 @@ def compare(client: Any, name: str, champion: Any, candidate: Candidate) -> Deci
     """Whether the candidate is better than the version `champion`; what stands in the way becomes the reason."""
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            held = _bundle_of(name, champion, Path(scratch))
+            held = bundle_of(name, str(champion.version), Path(scratch))
             challenger_counts = counts_of(candidate.metrics.blocks)
             eligible = unseen_by_both(list(challenger_counts), held.training, candidate.model.training)
             if not eligible:
@@ -71,18 +72,6 @@ def _nothing_unseen(champion: Any, held: ModelBundle, tested: Counts, candidate:
         f"serve (casbah tile {champion.tags.get('casbah.split', 'with its seed and block size')}): tile, train and "
         "evaluate with it"
     )
-
-
-def _bundle_of(name: str, version: Any, scratch: Path) -> ModelBundle:
-    import mlflow
-    import yaml
-
-    root = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version.version}", dst_path=str(scratch)))
-    described = yaml.safe_load((root / "MLmodel").read_text(encoding="utf-8"))
-    inside = (root / described["flavors"]["python_function"]["artifacts"]["bundle"]["path"]).resolve()
-    if not inside.is_relative_to(root.resolve()):
-        raise InputError(f"version {version.version} of {name} names a bundle outside of itself: do not use it")
-    return ModelBundle.open(inside)
 
 
 def _champion_counts(client: Any, champion: Any, held: ModelBundle, candidate: Candidate, blocks: list[str]) -> Counts:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from casbah.blocks import named
 from casbah.errors import InputError
 from casbah.grid import Grid
 
@@ -49,7 +50,7 @@ class Lattice:
 
     def name(self, block: Block) -> str:
         """`<epsg>_<side in metres>_<col>_<row>`, the same for every scene of the zone."""
-        return f"{self.key}_{block.col}_{block.row}"
+        return named(self.crs, self.block * self.resolution, block.col, block.row)
 
     @property
     def key(self) -> str:

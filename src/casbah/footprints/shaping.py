@@ -1,0 +1,157 @@
+"""Contours as a map wants them: fewer vertices, right angles where the shape has them, no polygon over another.
+
+Every step is held against the contour: an outline whose area differs from it by more than `MOST` takes the next plainer
+form, down to the contour itself. Each form depends on its own polygon alone, but for overlaps, of which both sides step
+down together: nothing depends on an order or on windows.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+Polygons = NDArray[np.object_]
+
+MOST = 0.05
+"""Share of its contour's area by which an outline may differ."""
+
+TRIES = (1.0, 0.5, 0.25)
+"""Parts of the tolerance that simplification is tried with, the largest first that keeps the area."""
+
+ONE_DIRECTION = 0.7
+"""Strength (0-1) of a shape's direction from which on it is squared: 1 for a rectangle, 0 for a disc or an octagon."""
+
+SQUARED_PIXELS = 4
+"""Fewer pixels have no direction of their own: the contour of a lone one is a square on its corner."""
+
+ALIKE = 0.9
+"""IoU with its contour that a squared outline must have; a disc and the square of its area have 0.83."""
+
+OVER = 1e-3
+"""Square metres that two outlines may share by rounding."""
+
+
+@dataclass
+class Forms:
+    """Every polygon as its contour, simplified and squared, and which of these is taken."""
+
+    contour: Polygons
+    simplified: Polygons
+    squared: Polygons
+    form: NDArray[np.int8]
+    """0 contour, 1 simplified, 2 squared."""
+
+    def taken(self) -> Polygons:
+        """The outlines."""
+        return np.where(self.form == 2, self.squared, np.where(self.form == 1, self.simplified, self.contour))
+
+
+def shaped(
+    contour: Polygons, loose: NDArray[np.bool_], pixels: NDArray[np.int64], tolerance: float, square: bool
+) -> Forms:
+    """The outlines of contours in metres; those that are not `loose` stay as they are.
+
+    `pixels` is the number of pixels of each, `tolerance` the metres that simplification may move an outline by.
+    """
+    simplified = _simplified(contour, tolerance)
+    form = (loose & (tolerance > 0)).astype(np.int8)
+    squared = simplified.copy()
+    if square:
+        for index in np.flatnonzero(loose & (pixels >= SQUARED_PIXELS)):
+            made = _squared(contour[index], simplified[index])
+            if made is not None:
+                squared[index], form[index] = made, 2
+    forms = Forms(contour, simplified, squared, form)
+    _part(forms)
+    return forms
+
+
+def kept(outline: Polygons, contour: Polygons) -> NDArray[np.bool_]:
+    """Which outlines are valid and have the area of their contour."""
+    area = shapely.area(contour)
+    return (
+        shapely.is_valid(outline) & ~shapely.is_empty(outline) & (np.abs(shapely.area(outline) - area) <= MOST * area)
+    )
+
+
+def _simplified(contour: Polygons, tolerance: float) -> Polygons:
+    found = contour.copy()
+    left = np.arange(len(contour)) if tolerance > 0 else np.array([], np.int64)
+    for part in TRIES:
+        tried = shapely.simplify(contour[left], part * tolerance, preserve_topology=True)
+        good = kept(tried, contour[left])
+        found[left[good]] = tried[good]
+        left = left[~good]
+    return found
+
+
+def _part(forms: Forms) -> None:
+    """Let outlines that overlap step down to their plainer form until none does; contours never overlap."""
+    moved = np.flatnonzero(forms.form > 0)
+    while len(moved):
+        outline = forms.taken()
+        first, second = shapely.STRtree(outline).query(outline[moved], predicate="intersects")
+        first = moved[first]
+        apart = first == second
+        first, second = first[~apart], second[~apart]
+        over = shapely.area(shapely.intersection(outline[first], outline[second])) > OVER
+        both = np.unique(np.concatenate([first[over], second[over]]))
+        moved = both[forms.form[both] > 0]
+        forms.form[moved] -= 1
+        # What has stepped down may lie over another still, and nothing else can.
+        moved = np.flatnonzero(forms.form > 0) if len(moved) else moved
+
+
+def _squared(contour: shapely.Polygon, simplified: shapely.Polygon) -> shapely.Polygon | None:
+    """The outline with every side along or across its dominant direction; None where the shape has none."""
+    angle, strength = _direction(simplified)
+    if strength < ONE_DIRECTION:
+        return None
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    origin = shapely.get_coordinates(shapely.centroid(contour))[0]
+    rings = [_rectilinear((shapely.get_coordinates(ring) - origin) @ turn) for ring in shapely.get_rings(simplified)]
+    if any(ring is None for ring in rings):
+        return None
+    outer, *holes = (ring @ turn.T + origin for ring in rings if ring is not None)
+    made = shapely.Polygon(outer, holes)
+    if not kept(np.array([made]), np.array([contour]))[0]:
+        return None
+    shared = shapely.area(shapely.intersection(made, contour))
+    alike = shared / (shapely.area(made) + shapely.area(contour) - shared)
+    return shapely.normalize(made) if alike >= ALIKE else None
+
+
+def _direction(polygon: shapely.Polygon) -> tuple[float, float]:
+    """The direction (radians from east) that most of the outer ring runs along or across, and its strength (0-1).
+
+    Directions that differ by right angles are one: the mean of their fourfold angles, in which an edge counts by the
+    square of its length, so that the short ones around a corner matter little.
+    """
+    edges = np.diff(shapely.get_coordinates(shapely.get_exterior_ring(polygon)), axis=0)
+    along = edges[:, 0] + 1j * edges[:, 1]
+    weight = np.abs(along) ** 2
+    mean = np.sum(weight * np.exp(4j * np.angle(along))) / weight.sum()
+    return float(np.angle(mean) / 4), float(np.abs(mean))
+
+
+def _rectilinear(ring: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """A closed ring (points, 2) whose sides run along the axes: each run of edges that are rather along or rather
+    across becomes one side, at the mean of where they run; None where fewer than four sides are left."""
+    edges, middle = np.diff(ring, axis=0), (ring[1:] + ring[:-1]) / 2
+    across = np.abs(edges[:, 1]) > np.abs(edges[:, 0])
+    changes = np.flatnonzero(across != np.roll(across, 1))
+    if len(changes) < 4:
+        return None
+    edges, middle = np.roll(edges, -changes[0], axis=0), np.roll(middle, -changes[0], axis=0)
+    across = np.roll(across, -changes[0])
+    starts = changes - changes[0]
+    # Sides along east lie at a mean northing, the others at a mean easting.
+    weight = np.where(across, np.abs(edges[:, 1]), np.abs(edges[:, 0]))
+    place = np.where(across, middle[:, 0], middle[:, 1])
+    at = np.add.reduceat(weight * place, starts) / np.add.reduceat(weight, starts)
+    upright = across[starts]
+    following, next_upright = np.roll(at, -1), np.roll(upright, -1)
+    corners = np.where(upright[:, None], np.stack([at, following], 1), np.stack([following, at], 1))
+    assert (upright != next_upright).all()
+    return np.concatenate([corners, corners[:1]])

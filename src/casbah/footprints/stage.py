@@ -1,0 +1,239 @@
+"""`footprints`: probabilities of a scene become polygons."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import rasterio
+import shapely
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from casbah import progress
+from casbah.errors import InputError
+from casbah.footprints.contours import UNKNOWN, Outline, Values, outlines, windows
+from casbah.footprints.describe import stac_item
+from casbah.footprints.ground import Ground, is_side
+from casbah.footprints.objects import check, object_scores
+from casbah.footprints.shaping import Forms, shaped
+from casbah.footprints.writing import BLOCKS, FLATGEOBUF, GEOPACKAGE, PARQUET, dates, write_parquet, write_vector
+from casbah.grid import Grid
+from casbah.products.footprints import MEANING, FootprintInfo, FootprintSet
+from casbah.products.labels import LabelSet
+from casbah.products.manifest import check_target
+from casbah.products.prediction import Prediction
+from casbah.scoring import called_building
+
+WINDOW = 1024
+"""Pixels on a side of what is in memory at once."""
+
+BLOCK_SIZE = 1000.0
+"""Metres."""
+
+SMALLEST = 0.5
+"""Pixels of the default minimum area: what a lone pixel of probability 1 among zeros comes to at threshold 0.5."""
+
+MOVED = 0.1
+"""Pixels that simplification may move an outline by, unless said otherwise. On the buildings of Pisa, blurred to 10 m,
+a quarter of a pixel cost 1 % of the area and a tenth 0.3 %."""
+
+
+def footprints(
+    prediction: str | Path,
+    output: str | Path,
+    *,
+    threshold: float | None = None,
+    minimum_area: float | None = None,
+    simplify: float | None = None,
+    square: bool = True,
+    flatgeobuf: bool = False,
+    labels: str | Path | None = None,
+    block_size: float = BLOCK_SIZE,
+    window: int = WINDOW,
+) -> FootprintSet:
+    """Draw polygons around what a prediction calls building, in the CRS of its grid.
+
+    `threshold` (0-1, exclusive; the prediction's own where None) is the probability of the contours; polygons of less
+    than `minimum_area` square metres (half a pixel where None) are left out. Outlines are simplified by at most
+    `simplify` metres (a tenth of a pixel where None, 0 for none) and with `square` get right angles where their shape
+    has them; each keeps the area of its contour within 5 % or stays plainer. `flatgeobuf` writes that format as well.
+    With `labels` (a label set of the same CRS) the polygons are scored object by object, apart on ground that the model
+    has seen. `block_size` (metres) is the side of the blocks of `blocks.parquet`. `window` (pixels) bounds the memory
+    for pixels and changes nothing in the result; the polygons are all held in memory.
+
+    Raises `InputError` for input that can't be used (nothing is written then) and `WorldError` where the disk fails.
+    """
+    _check(threshold, minimum_area, simplify, block_size, window)
+    output = Path(output)
+    check_target(output, FootprintSet.schema)
+    opened = Prediction.open(prediction)
+    truth = None if labels is None else LabelSet.open(labels)
+    if truth is not None:
+        check(truth, opened)
+    said, grid = opened.info, opened.grid
+    at = said.threshold if threshold is None else threshold
+    least = SMALLEST * grid.resolution**2 if minimum_area is None else minimum_area
+    tolerance = MOVED * grid.resolution if simplify is None else simplify
+    drawn = _drawn(opened, at, least, tolerance, square, Ground(grid, block_size), window)
+    if not len(drawn.outlines):
+        progress.say(
+            f"{opened.path}: nothing of {least:g} m2 or more has a probability of {at:g} or more, so that the set "
+            f"holds no polygon (the highest probability is {drawn.highest:.3f})"
+        )
+    info = FootprintInfo(
+        model=said.model,
+        meaning=MEANING.format(cover=said.building_cover, resolution=grid.resolution, threshold=at),
+        threshold=at,
+        building_cover=said.building_cover,
+        resolution=grid.resolution,
+        minimum_area=least,
+        simplified=tolerance,
+        squared=square,
+        block_size=block_size,
+        periods=said.periods,
+        polygons=len(drawn.outlines),
+        area=float(shapely.area(drawn.outlines).sum()),
+        area_of_contours=float(shapely.area(drawn.contours).sum()),
+        area_of_pixels=drawn.pixels * grid.resolution**2,
+        attribution=said.attribution,
+        simulated=said.simulated,
+        objects={} if truth is None else object_scores(drawn.outlines, truth, opened),
+    )
+    parameters = {
+        "threshold": threshold,
+        "minimum_area": minimum_area,
+        "simplify": simplify,
+        "square": square,
+        "flatgeobuf": flatgeobuf,
+        "block_size": block_size,
+        "window": window,
+    }
+    inputs = {"prediction": opened.digest} | ({} if truth is None else {"labels": truth.digest})
+    with FootprintSet.write(output, parameters=parameters, inputs=inputs) as draft:
+        frame = _frame(drawn, info, grid)
+        write_parquet(frame, draft.directory / PARQUET, info)
+        write_vector(frame, draft.directory / GEOPACKAGE, info)
+        if flatgeobuf:
+            write_vector(frame, draft.directory / FLATGEOBUF, info)
+        write_parquet(drawn.ground.table(drawn.outlines, drawn.first), draft.directory / BLOCKS, info)
+        draft.write_json("footprints.json", json.loads(info.model_dump_json()))
+        draft.write_json("item.json", stac_item(info, opened, draft.directory, output))
+    return FootprintSet.open(output, verify=False)
+
+
+def _check(
+    threshold: float | None, minimum_area: float | None, simplify: float | None, block_size: float, window: int
+) -> None:
+    if threshold is not None and not 0 < threshold < 1:
+        raise InputError(f"the threshold is {threshold:g}; a probability between 0 and 1, both excluded, is wanted")
+    for what, value, unit in (("minimum area", minimum_area, "square metres"), ("simplification", simplify, "metres")):
+        if value is not None and not (value >= 0 and math.isfinite(value)):
+            raise InputError(f"the {what} is {value:g}; 0 {unit} or more is wanted")
+    if not is_side(block_size):
+        raise InputError(f"the block size is {block_size:g} m; more than 0 is wanted")
+    if window < 1:
+        raise InputError(f"the window is {window} pixels; at least 1 is wanted")
+
+
+class _Drawn:
+    """All polygons of a prediction, from the north to the south, and what was counted on the way."""
+
+    def __init__(self, made: list[Outline], steps: int, ground: Ground) -> None:
+        self.ground = ground
+        made.sort(key=lambda outline: outline.first)
+        self.contours = _metres(made, ground.grid)
+        self.outlines = self.contours
+        self.first = np.array([outline.first for outline in made], np.int64).reshape(-1, 2)
+        self.cut = np.array([outline.cut for outline in made], bool)
+        self.counts = np.array([outline.pixels for outline in made], np.int64)
+        total = np.array([outline.total for outline in made], np.float64)
+        self.probability = total / np.maximum(self.counts, 1) / steps
+        self.pixels = 0
+        """Building pixels, also of polygons that are too small."""
+        self.highest = 0.0
+        """Probability."""
+
+    def keep(self, which: NDArray[np.bool_]) -> None:
+        for name in ("contours", "outlines", "first", "cut", "counts", "probability"):
+            setattr(self, name, getattr(self, name)[which])
+
+
+def _drawn(
+    prediction: Prediction, threshold: float, least: float, tolerance: float, square: bool, ground: Ground, window: int
+) -> _Drawn:
+    """The polygons of a prediction."""
+    info, grid = prediction.info, prediction.grid
+    level = _level(threshold, info.steps)
+    made: list[Outline] = []
+    pixels, highest = 0, 0
+    # Of what shaping may change, the area alone decides what is kept: dust far below it is dropped at once.
+    dust = 0.9 * least / grid.resolution**2
+
+    def seen(values: Values, top: int, left: int) -> None:
+        nonlocal pixels, highest
+        ground.add(values >= 0, top, left)
+        pixels += int((values >= level).sum())
+        highest = max(highest, int(values.max()))
+
+    with (
+        rasterio.open(prediction.probability_path) as dataset,
+        progress.task("contours", windows(grid.shape, window)) as task,
+    ):
+        for batch in outlines(_reader(dataset, grid, info.nodata), grid.shape, level, window, seen, task.advance):
+            made += [outline for outline in batch if outline.shape.area >= dust]
+    drawn = _Drawn(made, info.steps, ground)
+    forms: Forms = shaped(drawn.contours, ~drawn.cut, drawn.counts, tolerance, square)
+    drawn.outlines = forms.taken()
+    drawn.keep(shapely.area(drawn.outlines) >= least)
+    drawn.pixels, drawn.highest = pixels, highest / info.steps
+    return drawn
+
+
+def _level(threshold: float, steps: int) -> int:
+    """The lowest stored value whose probability is at or above the threshold, as pixels are called building."""
+    return int(np.argmax(called_building(np.arange(steps + 1, dtype=np.float32) / np.float32(steps), threshold)))
+
+
+def _reader(dataset: Any, grid: Grid, nodata: int) -> Any:
+    def read(top: int, bottom: int, left: int, right: int) -> Values:
+        values = np.full((bottom - top, right - left), UNKNOWN, np.int32)
+        rows, cols = (max(top, 0), min(bottom, grid.rows)), (max(left, 0), min(right, grid.cols))
+        found = dataset.read(1, window=Window.from_slices(rows, cols)).astype(np.int32)
+        found[found == nodata] = UNKNOWN
+        values[rows[0] - top : rows[1] - top, cols[0] - left : cols[1] - left] = found
+        return values
+
+    return read
+
+
+def _metres(made: list[Outline], grid: Grid) -> NDArray[np.object_]:
+    shapes = np.array([outline.shape for outline in made], object)
+    scale, corner = np.array([grid.resolution, -grid.resolution]), np.array([grid.west, grid.north])
+    return shapely.orient_polygons(shapely.transform(shapes, lambda points: points * scale + corner))
+
+
+def _frame(drawn: _Drawn, info: FootprintInfo, grid: Grid) -> geopandas.GeoDataFrame:
+    """The rows that are written."""
+    code, count = grid.crs.removeprefix("EPSG:"), len(drawn.outlines)
+    east = grid.west + (drawn.first[:, 1] + 0.5) * grid.resolution
+    north = grid.north - (drawn.first[:, 0] + 0.5) * grid.resolution
+
+    def said(text: str) -> NDArray[np.object_]:
+        return np.full(count, text, object)
+
+    return geopandas.GeoDataFrame(
+        {
+            "id": np.array([f"{code}_{x:.0f}_{y:.0f}" for x, y in zip(east, north, strict=True)], object),
+            "probability": np.round(drawn.probability, 6),
+            "area_m2": shapely.area(drawn.outlines),
+            "model": said(info.model.name),
+            "dates": said(dates(info)),
+            "attribution": said("; ".join(info.attribution)),
+            "simulated": np.full(count, info.simulated),
+        },
+        geometry=drawn.outlines,
+        crs=grid.crs,
+    )

@@ -1,0 +1,418 @@
+"""What a model is shown: a scene or a single raster, checked at the door, then read part by part.
+
+A remote raster is read in place (GDAL's /vsis3 and /vsicurl), each part once: memory and disk stay as they are whatever
+its size, a map can begin at once, and what was read before a fault is kept as finished blocks.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import requests
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from casbah.addresses import authorization, shown
+from casbah.bands import BOA_OFFSET, LEVELS, NODATA, band
+from casbah.darkness import CHECKED_BANDS, dark_percentiles, read_pixels
+from casbah.errors import CasbahError, InputError, WorldError
+from casbah.grid import Grid
+from casbah.models import band_index
+from casbah.patience import REFUSED, REMOTE, Patience, complaint, gdal_status, why
+from casbah.products.manifest import sha256_of
+from casbah.products.model import Training
+from casbah.products.scene import Period, Scene
+from casbah.progress import say
+from casbah.storage import Location, Store
+
+CACHE_BYTES = 256 * 2**20
+"""GDAL's cache of decoded tiles: what two rows of windows share of them stays in it."""
+
+SAMPLES, SAMPLE_SIDE = 5, 96
+"""A raster is looked at in so many places across and down, of so many pixels each, before a model is shown it."""
+
+LEVEL_TAGS = ("level", "processing_level", "processing:level")
+"""Tags of a raster, in lower case, that may say its level."""
+
+APPLIED = "boa_offset_applied"
+"""Tag of a raster whose pixels are said to be free of the offset, though they do not look it."""
+
+BRIGHTEST = 15_000
+"""Reflectance x 10000 that half of a raster's values can't lie above: fresh snow is about 10000."""
+
+EIGHT_BITS = 255
+
+
+@dataclass(frozen=True)
+class Imagery:
+    """A scene or a raster that fits a model.
+
+    `files` are what GDAL opens, per period, with the numbers of the model's bands in each; `identity` tells this
+    content from any other. `datetime` is when a raster without dates was last changed (ISO).
+    """
+
+    name: str
+    place: str
+    identity: str
+    level: str
+    periods: tuple[Period, ...]
+    grid: Grid
+    attribution: tuple[str, ...]
+    simulated: bool
+    sources: tuple[dict[str, Any], ...]
+    files: tuple[tuple[str, tuple[int, ...]], ...]
+    datetime: str | None = None
+
+    @property
+    def remote(self) -> bool:
+        return self.place.startswith(REMOTE)
+
+
+def open_imagery(given: str | Path, training: Training, patience: Patience) -> Imagery:
+    """Look at a scene's directory or at a raster (a path, an s3:// or http(s):// address).
+
+    `InputError` where the model was not trained on the like of it, `WorldError` where it can't be reached.
+    """
+    if training.normalise != "none":
+        raise InputError(
+            f"{training.experiment} was trained on tiles of `--normalise {training.normalise}`, which brings whole "
+            "scenes to one mean and deviation, and a map is made of reflectance as it is: train it on tiles without it"
+        )
+    text = str(given)
+    if not text.startswith(REMOTE) and Path(text).is_dir():
+        return _of_scene(Scene.open(text), training)
+    return _of_raster(text, training, patience)
+
+
+def _of_scene(scene: Scene, training: Training) -> Imagery:
+    index = band_index(training, scene.bands)
+    _check_fit(str(scene.path), training, scene.info.level, scene.periods, scene.grid.resolution)
+    for period in range(scene.periods):
+        with rasterio.open(scene.reflectance_path(period)) as dataset:
+            _check_type(dataset)
+            if Grid.of(dataset) != scene.grid:
+                raise InputError(f"{dataset.name} lies on another grid than the scene's first period: ingest it again")
+    return Imagery(
+        name=str(scene.item.get("id", scene.path.name)),
+        place=str(scene.path),
+        identity=scene.digest,
+        level=scene.info.level,
+        periods=scene.info.periods,
+        grid=scene.grid,
+        attribution=(scene.info.attribution,),
+        simulated=scene.info.simulated,
+        sources=scene.info.sources,
+        files=tuple((str(scene.reflectance_path(t)), tuple(i + 1 for i in index)) for t in range(scene.periods)),
+    )
+
+
+def _check_fit(what: str, training: Training, level: str, periods: int, resolution: float) -> None:
+    facts = (
+        ("level", training.level, level),
+        ("number of periods", training.periods, periods),
+    )
+    for fact, wanted, found in facts:
+        if wanted != found:
+            raise InputError(
+                f"{what} does not fit {training.experiment}: its {fact} is {found} and the model was trained on "
+                f"{wanted}; ingest such imagery, or take a model of it"
+            )
+    if not math.isclose(training.resolution, resolution, rel_tol=1e-6):
+        raise InputError(
+            f"{what} has pixels of {resolution:g} m and {training.experiment} was trained on {training.resolution:g} "
+            "m: resample it, or take a model of its resolution"
+        )
+
+
+def _check_type(dataset: Any) -> None:
+    kinds = sorted(set(dataset.dtypes))
+    if kinds != ["uint16"]:
+        hint = "multiply reflectance of 0 to 1 by 10000 and write it as uint16, 0 for nodata"
+        raise InputError(
+            f"{shown(dataset.name)} holds {', '.join(kinds)}; uint16 reflectance x 10000 is wanted: {hint}"
+        )
+
+
+def _of_raster(text: str, training: Training, patience: Patience) -> Imagery:
+    remote = text.startswith(REMOTE)
+    if not remote and not Path(text).is_file():
+        raise InputError(f"{text} does not exist; a scene's directory, a raster or an address of one is wanted")
+    identity, changed = _identity(text, patience)
+    path = opened_by_gdal(text)
+    with faults_named(text, patience), rasterio.Env(**_options(patience)):
+        dataset = patience.insist(lambda: rasterio.open(path, sharing=False), RasterioError if remote else ())
+        with dataset:
+            if dataset.transform.is_identity:
+                raise InputError(f"{shown(text)} has no georeference, so its map could not be placed: give it one")
+            grid = Grid.of(dataset)
+            bands = _bands(dataset, shown(text), training)
+            tags = {key.lower(): value for key, value in dataset.tags().items()}
+            level = _level(tags, shown(text), training)
+            _check_fit(shown(text), training, level, training.periods, grid.resolution)
+            _check_type(dataset)
+            _check_scale(dataset, shown(text))
+            sample = patience.insist(lambda: _sample(dataset, bands), RasterioError if remote else ())
+            _check_values(sample, shown(text), training, tags)
+    attribution = tags.get("attribution")
+    return Imagery(
+        name=Path(shown(text)).name,
+        place=text,
+        identity=identity,
+        level=level,
+        periods=(),
+        grid=grid,
+        attribution=(attribution,) if attribution else (),
+        simulated=tags.get("simulated", "").lower() in ("true", "yes", "1"),
+        sources=(),
+        files=tuple((path, numbers) for numbers in bands),
+        datetime=changed,
+    )
+
+
+def opened_by_gdal(text: str) -> str:
+    """The name that GDAL opens; /vsis3/ rather than s3://, for which rasterio would want boto3."""
+    return text.replace("s3://", "/vsis3/", 1) if text.startswith("s3://") else text
+
+
+def _options(patience: Patience) -> dict[str, Any]:
+    return patience.gdal() | {"GDAL_CACHEMAX": CACHE_BYTES}
+
+
+def _identity(text: str, patience: Patience) -> tuple[str, str]:
+    """What tells the content of a raster, and when it was last changed (ISO)."""
+    if text.startswith("s3://") and Store.configured():
+        found = Store.from_environment().version(Location.parse(text))
+        return f"{text} etag {found['etag']} of {found['size']} bytes", found["modified"]
+    if text.startswith(("http://", "https://")):
+        return _identity_of_address(text, patience)
+    if text.startswith(REMOTE):
+        return shown(text), datetime.now(UTC).isoformat(timespec="seconds")
+    changed = datetime.fromtimestamp(Path(text).stat().st_mtime, UTC).isoformat(timespec="seconds")
+    return sha256_of(Path(text)), changed
+
+
+def _identity_of_address(text: str, patience: Patience) -> tuple[str, str]:
+    try:
+        with patience.session() as session:
+            answer = session.head(
+                text,
+                headers=authorization(text),
+                timeout=(patience.connect, patience.read),
+                allow_redirects=True,
+            )
+    except requests.RequestException as error:
+        raise WorldError(
+            f"{shown(text)} could not be reached ({why(error)}, {patience.attempts} attempts): run the same command "
+            "again, finished parts are kept"
+        ) from None
+    if answer.status_code == requests.codes.not_found:
+        raise InputError(f"{shown(text)} does not exist (its server answered 404): check the address")
+    # A server that takes no HEAD says nothing here; whether the file can be read, GDAL finds out.
+    names = ("ETag", "Last-Modified", "Content-Length")
+    parts = [f"{name} {answer.headers[name]}" for name in names if answer.ok and name in answer.headers]
+    modified = answer.headers.get("Last-Modified") if answer.ok else None
+    when = parsedate_to_datetime(modified) if modified else datetime.now(UTC)
+    return " ".join([shown(text), *parts]), when.isoformat(timespec="seconds")
+
+
+def _bands(dataset: Any, where: str, training: Training) -> tuple[tuple[int, ...], ...]:
+    """Per period, the numbers of the model's bands in a raster whose descriptions name them."""
+    named = list(dataset.descriptions)
+    wanted = ", ".join(training.bands)
+    if not all(named):
+        raise InputError(
+            f"{where} does not say which bands it holds: describe each of its {len(named)} bands by ESA's name "
+            f"({wanted} are wanted, period after period)"
+        )
+    names = [_name(text) for text in named]
+    own = list(dict.fromkeys(names))
+    periods, rest = divmod(len(names), len(own))
+    if rest or names != own * periods:
+        raise InputError(
+            f"{where} holds the bands {', '.join(named)}, which are no whole periods one after the other: the same "
+            "bands in the same order are wanted for each"
+        )
+    lacking = [name for name in training.bands if name not in own]
+    if lacking:
+        raise InputError(
+            f"{where} lacks {', '.join(lacking)}, and {training.experiment} takes {wanted} (it holds "
+            f"{', '.join(named)})"
+        )
+    if periods != training.periods:
+        raise InputError(
+            f"{where} holds {periods} period(s) of {', '.join(own)} and {training.experiment} takes "
+            f"{training.periods}: stack as many, or take a model of {periods}"
+        )
+    return tuple(tuple(t * len(own) + own.index(name) + 1 for name in training.bands) for t in range(periods))
+
+
+def _name(text: str) -> str:
+    """ESA's name of a band in any spelling; what is no band of Sentinel-2 stays, so that it may stand between them."""
+    try:
+        return band(text).name
+    except InputError:
+        return text
+
+
+def _level(tags: dict[str, str], where: str, training: Training) -> str:
+    for name in LEVEL_TAGS:
+        if said := tags.get(name):
+            return next((level for level in LEVELS if level in said.upper()), said)
+    say(f"{where} does not say its level (a tag LEVEL would); it is taken for {training.level}, as the model wants it")
+    return training.level
+
+
+def _check_scale(dataset: Any, where: str) -> None:
+    offsets = {round(value, 6) for value in dataset.offsets} - {0.0}
+    if offsets:
+        raise InputError(
+            f"{where} says that {', '.join(f'{value:g}' for value in sorted(offsets))} must be added to its values "
+            "(the offset of its bands); take it off the pixels, so that they are reflectance x 10000"
+        )
+    scales = {round(value, 8) for value in dataset.scales} - {1.0, 0.0001}
+    if scales:
+        raise InputError(
+            f"{where} is scaled by {', '.join(f'{value:g}' for value in sorted(scales))}; reflectance x 10000 (a scale "
+            "of 0.0001) is wanted"
+        )
+
+
+def _sample(dataset: Any, bands: Sequence[Sequence[int]]) -> NDArray[np.uint16]:
+    """Values (periods, bands, pixels) of places spread over a raster, nodata as 0."""
+    parts = []
+    for row in _spread(dataset.height):
+        for col in _spread(dataset.width):
+            window = Window(col, row, min(SAMPLE_SIDE, dataset.width), min(SAMPLE_SIDE, dataset.height))
+            parts.append(_read(dataset, bands, window).reshape(len(bands), len(bands[0]), -1))
+    return np.concatenate(parts, axis=2)
+
+
+def _spread(length: int) -> list[int]:
+    return sorted({int(start) for start in np.linspace(0, max(length - SAMPLE_SIDE, 0), SAMPLES)})
+
+
+def _read(dataset: Any, bands: Sequence[Sequence[int]], window: Window) -> NDArray[np.uint16]:
+    """(periods, bands, rows, cols) of one file, its own nodata as 0."""
+    numbers = [number for period in bands for number in period]
+    values = dataset.read(numbers, window=window)
+    for place, number in enumerate(numbers):
+        if dataset.nodatavals[number - 1] not in (None, NODATA):
+            values[place][values[place] == dataset.nodatavals[number - 1]] = NODATA
+    return values.reshape(len(bands), len(bands[0]), *values.shape[1:])
+
+
+def _check_values(sample: NDArray[np.uint16], where: str, training: Training, tags: dict[str, str]) -> None:
+    seen = sample[sample != NODATA]
+    if not seen.size:
+        return  # of the rest of a raster this says nothing
+    if seen.max() <= EIGHT_BITS:
+        raise InputError(
+            f"{where} holds no value above {seen.max()} where it was looked at, as 8-bit images do; reflectance x "
+            "10000 is wanted"
+        )
+    middle = float(np.median(seen))
+    if middle > BRIGHTEST:
+        raise InputError(
+            f"half of the values of {where} lie above {middle:.0f}, which is no reflectance x 10000 (snow is about "
+            "10000): scale it"
+        )
+    if tags.get(APPLIED, "").lower() in ("true", "yes", "1"):
+        return
+    checked = [i for i, name in enumerate(training.bands) if name in CHECKED_BANDS] or range(len(training.bands))
+    for period in sample:
+        dark = [
+            found for i in checked if (found := dark_percentiles(period[i], np.ones(period[i].shape, bool))) is not None
+        ]
+        offset, words = read_pixels(np.array(dark) if dark else None)
+        if offset == BOA_OFFSET:
+            raise InputError(
+                f"the values of {where} look as if they still held the +{BOA_OFFSET} of processing baseline 04.00 "
+                f"({words}): take {BOA_OFFSET} off, nodata staying 0; or, where that was done, give it the tag "
+                f"{APPLIED.upper()}=true"
+            )
+
+
+class Pixels:
+    """An open imagery; for one thread."""
+
+    def __init__(self, imagery: Imagery, patience: Patience) -> None:
+        self._imagery, self._patience = imagery, patience
+        self._open: dict[str, Any] = {}
+
+    def read(self, row: int, rows: int, col: int, cols: int) -> NDArray[np.uint16]:
+        """Reflectance x 10000 (periods, bands, rows, cols), 0 = nodata.
+
+        `WorldError` after bounded attempts where it is remote, `InputError` where a file here is damaged.
+        """
+        window = Window(col, row, cols, rows)
+        with faults_named(self._imagery.place, self._patience):
+            # The periods of one raster are read in one go.
+            if len({path for path, _ in self._imagery.files}) == 1:
+                return self._insist(self._imagery.files[0][0], [bands for _, bands in self._imagery.files], window)
+            return np.concatenate([self._insist(path, [bands], window) for path, bands in self._imagery.files])
+
+    def _insist(self, path: str, bands: Sequence[Sequence[int]], window: Window) -> NDArray[np.uint16]:
+        def attempt() -> NDArray[np.uint16]:
+            try:
+                if path not in self._open:
+                    self._open[path] = rasterio.open(path, sharing=False)
+                return _read(self._open[path], bands, window)
+            except RasterioError as error:
+                self._close(path)  # so that the next attempt starts afresh
+                if gdal_status(error) in REFUSED:
+                    raise _fault(self._imagery.place, error, self._patience) from None
+                raise
+
+        return self._patience.insist(attempt, RasterioError) if self._imagery.remote else attempt()
+
+    def _close(self, path: str) -> None:
+        if path in self._open:
+            self._open.pop(path).close()
+
+    def close(self) -> None:
+        for path in list(self._open):
+            self._close(path)
+
+
+@contextmanager
+def reading(imagery: Imagery, patience: Patience) -> Iterator[Pixels]:
+    """Open an imagery for as long as the block lasts, in the thread that reads."""
+    with rasterio.Env(**_options(patience)):
+        pixels = Pixels(imagery, patience)
+        try:
+            yield pixels
+        finally:
+            pixels.close()
+
+
+@contextmanager
+def faults_named(place: str, patience: Patience) -> Iterator[None]:
+    """Say what GDAL complains of in one sentence, and whose fault that is."""
+    try:
+        yield
+    except RasterioError as error:
+        raise _fault(place, error, patience) from error
+
+
+def _fault(place: str, error: Exception, patience: Patience) -> CasbahError:
+    if not place.startswith(REMOTE):
+        return InputError(
+            f"{place} could not be read: {complaint(error)}; it is no raster, cut short or damaged: make or fetch "
+            "it again"
+        )
+    if gdal_status(error) in REFUSED:
+        return WorldError(
+            f"{shown(place)} could not be read: its server refused it ({gdal_status(error)}); check the credentials"
+        )
+    return WorldError(
+        f"{shown(place)} could not be read after {patience.attempts} attempts: {complaint(error)}; run the same "
+        "command again, finished parts are kept"
+    )
