@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-GEO = ("preflight", "ingest", "label", "tile", "select")
-TRAIN = ("finetune", "evaluate", "compare", "register", "conclude", "serve")
+GEO = ("preflight", "ingest", "label", "tile", "select", "plan", "merge", "footprints", "publish")
+TRAIN = ("finetune", "evaluate", "compare", "register", "conclude", "fetch", "predict", "serve")
 STAGES = (*GEO, *TRAIN)
 WHEELS = ROOT / "images" / "wheels"
 LOCKS = ROOT / "images" / "locks"

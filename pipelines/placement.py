@@ -51,11 +51,17 @@ NEEDS = {
     "select": Needs("250m", "256Mi", "2Gi", 1),
     "compare": Needs("1", "4Gi", "16Gi", 1),
     "register": Needs("1", "4Gi", "16Gi", 3),
+    "fetch": Needs("250m", "1Gi", "4Gi", 3),
+    "plan": Needs("250m", "512Mi", "2Gi", 2),
+    "predict": Needs("4", "8Gi", "32Gi", 3),
+    "merge": Needs("2", "2Gi", "8Gi", 1),
+    "footprints": Needs("1", "4Gi", "16Gi", 1),
+    "publish": Needs("250m", "512Mi", "4Gi", 3),
     "conclude": Needs("250m", "512Mi", "2Gi", 3),
 }
 """A finetune that is preempted goes on from its checkpoint, so that more tries cost little."""
 
-ON_CPU = {"finetune": Needs("2", "4Gi", "16Gi", 5)}
+ON_CPU = {"finetune": Needs("2", "4Gi", "16Gi", 5), "predict": Needs("2", "4Gi", "16Gi", 3)}
 """What is else for a cluster without GPUs, whose experiments are small."""
 
 

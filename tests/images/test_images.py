@@ -13,8 +13,8 @@ from conftest import DOCKER, ROOT, Said
 
 from casbah.pipeline.compiled import STAGES
 
-GEO = ("preflight", "ingest", "label", "tile", "select")
-TRAIN = ("finetune", "evaluate", "compare", "register", "conclude", "serve")
+GEO = ("preflight", "ingest", "label", "tile", "select", "plan", "merge", "footprints", "publish")
+TRAIN = ("finetune", "evaluate", "compare", "register", "conclude", "fetch", "predict", "serve")
 ALL = (*GEO, *TRAIN)
 MOST = 900e6
 """Bytes of an image without torch, unpacked and with its base."""
@@ -26,10 +26,16 @@ BROUGHT = {
     "label": "from casbah.label import label",
     "tile": "from casbah.tile import tile",
     "select": "from casbah.evaluate import select",
+    "footprints": "from casbah.footprints import footprints",
     "finetune": "from casbah.finetune import finetune; import terratorch, torch_geometric, sklearn, optuna",
     "evaluate": "from casbah.evaluate import evaluate; import matplotlib, jinja2",
     "compare": "from casbah.compare import report; import matplotlib, jinja2",
     "register": "from casbah.register import register; import mlflow, boto3",
+    "plan": "from casbah.pipeline import plan",
+    "fetch": "from casbah.registered import opened; import mlflow, boto3",
+    "predict": "from casbah.predict import predict; import terratorch, torch_geometric",
+    "merge": "from casbah.predict import merge",
+    "publish": "from casbah.publish import publish",
     "serve": "import mlflow.pyfunc, fastapi, uvicorn",
 }
 

@@ -19,6 +19,7 @@ BEYOND_GEO = ("torch", "torchvision", "terratorch", "lightning", "sklearn", "mlf
         ("from casbah.ingest import ingest", BEYOND_GEO),
         ("from casbah.label import label", BEYOND_GEO),
         ("from casbah.tile import tile", BEYOND_GEO),
+        ("from casbah.footprints import footprints", BEYOND_GEO),
     ],
 )
 def test_a_step_imports_nothing_that_its_image_lacks(brought: str, absent: tuple[str, ...]) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from casbah.cli import main
@@ -78,5 +79,7 @@ def test_images_of_a_build_are_pinned_in_the_compiled_pipeline(tmp_path: Path) -
     )
     assert done.exit_code == 0, done.output
     text = (tmp_path / "pinned.yaml").read_text()
-    assert text.count("@sha256:") >= len(STAGES) - 1
+    executors = next(yaml.safe_load_all(text))["deploymentSpec"]["executors"].values()
+    assert len(executors) >= 9
+    assert all("@sha256:" in executor["container"]["image"] for executor in executors)
     assert "casbah-tile:" not in text

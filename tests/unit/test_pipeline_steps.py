@@ -6,10 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from builders import GRID, houses, make_scene, make_tiles
+from builders import GRID, cover_of, houses, make_prediction, make_scene, make_tiles
 from scored_models import make_bundle
 
 from casbah.pipeline import inputs, steps
+from casbah.products.footprints import FootprintSet
 from casbah.products.labels import LabelSet
 from casbah.products.manifest import sha256_of
 from casbah.products.model import ModelBundle
@@ -148,3 +149,43 @@ def test_a_wrong_number_of_trials_ends_the_step_in_one_sentence(
     assert end.value.code == 2
     assert f"casbah: trials is {trials}; 0 (nothing is tuned) or a whole number above" in capsys.readouterr().err
     assert not asked
+
+
+def test_a_step_draws_footprints_with_what_the_model_chose_where_nothing_is_asked_for(tmp_path: Path) -> None:
+    probability = cover_of(houses(GRID), GRID) / 100
+    make_prediction(tmp_path / "prediction", probability, GRID, threshold=0.4)
+    asked = {"minimum_area": 0.0, "square": True, "flatgeobuf": False, "block_size": 0.0}
+    for threshold, at in ((0.0, 0.4), (0.6, 0.6)):
+        polygons, summary, prediction = (
+            SimpleNamespace(path=str(tmp_path / name), metadata={}) for name in ("polygons", "summary.md", "prediction")
+        )
+        steps.footprints(polygons, summary, prediction=prediction, threshold=threshold, **asked)
+        info = FootprintSet.open(tmp_path / "polygons").info
+        assert info.threshold == at
+        assert (info.minimum_area, info.block_size) == (50, 1000)
+        assert polygons.metadata["product"] == "footprints"
+        assert polygons.metadata["polygons"] == str(info.polygons)
+        assert info.meaning in (tmp_path / "summary.md").read_text()
+
+
+def test_a_step_of_footprints_ends_in_one_sentence_where_its_input_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene, polygons = (SimpleNamespace(path=str(tmp_path / name), metadata={}) for name in ("scene", "polygons"))
+    make_scene(tmp_path / "scene", GRID)
+    asked = {"threshold": 0.0, "minimum_area": 0.0, "square": True, "flatgeobuf": False, "block_size": 0.0}
+    with pytest.raises(SystemExit) as end:
+        steps.footprints(polygons, polygons, prediction=scene, **asked)
+    assert end.value.code == 2
+    assert "scene is a scene; a prediction is wanted here" in capsys.readouterr().err
+
+
+def test_the_component_of_footprints_compiles_by_itself(tmp_path: Path) -> None:
+    from kfp import compiler
+
+    from components.footprints.component import footprints
+
+    compiler.Compiler().compile(footprints, str(tmp_path / "footprints.yaml"))
+    text = (tmp_path / "footprints.yaml").read_text()
+    assert "casbah-footprints:" in text
+    assert "steps.footprints(" in text

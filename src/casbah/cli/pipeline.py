@@ -20,7 +20,10 @@ app.add_typer(
 
 _PIPELINE = Annotated[
     str,
-    typer.Option(help="building_footprints (trains, selects, registers) or compare_experiments (compares all models)."),
+    typer.Option(
+        help="building_footprints (trains, selects, registers), compare_experiments (compares all models) or "
+        "map_footprints (the registered model draws a map)."
+    ),
 ]
 
 CONTAINERS = Annotated[
@@ -115,7 +118,10 @@ def run(
     ] = None,
     pipeline: _PIPELINE = "building_footprints",
     output: Annotated[
-        Path, typer.Option(help="Where the winner, its evaluation and the comparison are copied to.")
+        Path,
+        typer.Option(
+            help="Where what the run made is copied to: winner, evaluation and comparison; or map and polygons."
+        ),
     ] = Path("runs/latest"),
     directory: Annotated[
         Path, typer.Option(help="Where the stack and the steps' results live; equal steps are reused.")
@@ -135,7 +141,7 @@ def run(
     """
     from casbah.cli.compare import print_comparison
     from casbah.cli.results import print_results
-    from casbah.pipeline.compiled import COMPARISON, built
+    from casbah.pipeline.compiled import COMPARISON, MAP, built
     from casbah.pipeline.session import Session, request, split_arguments
 
     given = split_arguments(arguments or [])
@@ -147,6 +153,9 @@ def run(
     ):
         if wanted.pipeline == COMPARISON:
             print_comparison(session.compare(wanted, output=output))
+        elif wanted.pipeline == MAP:
+            for name, place in session.map(wanted, output=output).items():
+                typer.echo(f"{name:12} {place}")
         else:
             print_results(session.run(wanted, output=output))
 

@@ -24,11 +24,12 @@ from casbah.products.manifest import sha256_of
 
 STAGES = (
     "preflight", "ingest", "label", "tile", "finetune", "evaluate", "select", "register", "compare", "conclude",
+    "fetch", "plan", "predict", "merge", "footprints", "publish",
 )  # fmt: skip
 
-FOOTPRINTS, COMPARISON = "building_footprints", "compare_experiments"
+FOOTPRINTS, COMPARISON, MAP = "building_footprints", "compare_experiments", "map_footprints"
 
-PIPELINES = (FOOTPRINTS, COMPARISON)
+PIPELINES = (FOOTPRINTS, COMPARISON, MAP)
 """The modules in `pipelines/`, each with a pipeline of its name."""
 
 

@@ -41,8 +41,8 @@ def check(values: Mapping[str, Any], folder: Path) -> list[str]:
     """
     # An empty name registers nothing, and is none to check.
     inputs.check({name: value for name, value in values.items() if (name, value) != ("name", "")})
-    _check_variables(registers=bool(values.get("name")))
-    _check_store()
+    check_variables(registers=bool(values.get("name")))
+    check_store()
     if os.environ.get("MLFLOW_TRACKING_URI"):
         _check_mlflow()
     for name in values.get("experiments", ()):
@@ -62,13 +62,15 @@ def _cells(values: Mapping[str, Any], folder: Path) -> list[str]:
     return cells.plan(area, block=blocks.block * blocks.resolution, side=values["cell_size"] or None)
 
 
-def _check_variables(*, registers: bool) -> None:
+def check_variables(*, registers: bool) -> None:
+    """`InputError` where a variable is not set that steps take from the cluster; MLflow's only where one registers."""
     for variable, place in NEEDED.items():
         if not os.environ.get(variable) and (registers or variable != "MLFLOW_TRACKING_URI"):
             raise InputError(f"{variable} is not set: a step takes it from {place}, in the namespace where it runs")
 
 
-def _check_store() -> None:
+def check_store() -> None:
+    """`WorldError` unless the object store takes an object and gives it up again."""
     store, probe = Store.from_environment(), Location(BUCKET, PROBE)
     store.ensure_bucket()
     store.write(b"", probe)

@@ -18,8 +18,10 @@ from casbah.pipeline.containers import Containers
 from casbah.pipeline.display import Display
 from casbah.products.comparison import Comparison
 from casbah.products.evaluation import Evaluation, EvaluationMetrics
-from casbah.products.manifest import MANIFEST, check_target, replace_directory, sha256_of
+from casbah.products.footprints import FootprintSet
+from casbah.products.manifest import MANIFEST, Product, check_target, replace_directory, sha256_of
 from casbah.products.model import ModelBundle
+from casbah.products.prediction import Prediction
 from casbah.progress import say
 from casbah.stack.stack import FOREIGN
 from casbah.storage import BUCKET, Location, Store
@@ -36,6 +38,9 @@ TOWNS = ("aoi", "labels", "labelled_area", "stac")
 
 PRODUCTS = {"model": ModelBundle.schema, "evaluation": Evaluation.schema}
 """What a run copies to its output, and of which kind it is."""
+
+MAPS: dict[str, type[Product]] = {"prediction": Prediction, "footprints": FootprintSet}
+"""The same of a run that draws a map."""
 
 PAGES = ("comparison", "registration")
 """Pages of text that lie beside it, as `.md`."""
@@ -73,6 +78,9 @@ def request(
         pipeline = compiled.name(package)
         if output is not None and pipeline == compiled.COMPARISON:
             check_target(output, Comparison.schema)
+        elif output is not None and pipeline == compiled.MAP:
+            for name, kind in MAPS.items():
+                check_target(output / name, kind.schema)
         elif output is not None:
             check_output(output)
         values = compiled.defaults(package) | compiled.arguments(package, given)
@@ -171,6 +179,17 @@ class Session:
         """Run the pipeline that compares, and copy the comparison to `output`."""
         found = Comparison.open(self._outcome(request).artifacts["comparison"]["path"])
         return found.copy_to(output)
+
+    def map(self, request: Request, *, output: Path) -> dict[str, Path | str]:
+        """Run the pipeline that draws a map, and copy what it made to `output`.
+
+        Returned are the directories of `prediction` and `footprints`, and the address of the `collection`.
+        """
+        made = self._outcome(request).artifacts
+        found: dict[str, Path | str] = {
+            name: kind.open(made[name]["path"]).copy_to(output / name).path for name, kind in MAPS.items()
+        }
+        return found | {"collection": str(made["collection"]["metadata"]["address"])}
 
     def _outcome(self, request: Request) -> local.Outcome:
         values = {name: _placed(name, value) for name, value in request.arguments.items()}

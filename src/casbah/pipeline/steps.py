@@ -354,6 +354,120 @@ def register(
         record("registered", reason=made.reason, **facts)
 
 
+def footprints(
+    polygons: Artifact,
+    summary: Artifact,
+    *,
+    prediction: Artifact,
+    threshold: float,
+    minimum_area: float,
+    square: bool,
+    flatgeobuf: bool,
+    block_size: float,
+) -> None:
+    """Probabilities become a `FootprintSet`; numbers that are 0 let the stage choose."""
+    with _step("footprints") as step:
+        from casbah.footprints import describe
+        from casbah.footprints import footprints as stage
+        from casbah.footprints.stage import BLOCK_SIZE
+
+        product = step.run(
+            stage,
+            Path(prediction.path),
+            Path(polygons.path),
+            threshold=threshold or None,
+            minimum_area=minimum_area or None,
+            square=square,
+            flatgeobuf=flatgeobuf,
+            block_size=block_size or BLOCK_SIZE,
+        )
+        _describe(polygons, product, polygons=str(product.info.polygons))
+        Path(summary.path).write_text(f"```\n{describe(product.info)}\n```\n", encoding="utf-8")
+
+
+def fetch(model: Artifact, *, address: str) -> None:
+    """A registered model becomes an artifact; which version it is stands in its metadata."""
+    address = inputs.text(address)
+    with _step("fetch", address) as step:
+        from casbah.registered import opened
+
+        def stage() -> tuple[ModelBundle, str | None]:
+            with opened(address) as (bundle, registered):
+                return bundle.copy_to(model.path), registered
+
+        product, registered = step.run(stage)
+        _describe(model, product, experiment=product.training.experiment, registered=registered or "")
+
+
+def plan(*, model: Artifact, **values: Any) -> list[str]:
+    """The parameters of a map are held against the model; returned are the grid cells that the area is read in."""
+    with _step("plan") as step:
+        from casbah.pipeline import plan as stage
+
+        typed = {name: _typed(value) for name, value in values.items()}
+        return step.run(stage.cells, typed, Path(model.path), step.folder)
+
+
+def merge(prediction: Artifact, *, predictions: Sequence[Artifact]) -> None:
+    """Overlapping predictions become one map."""
+    with _step("merge") as step:
+        from casbah.predict import merge as stage
+
+        product = step.run(stage, predictions=[Path(one.path) for one in predictions], output=Path(prediction.path))
+        _describe(prediction, product)
+
+
+def publish(collection: Artifact, *, prediction: Artifact, polygons: Artifact, to: str) -> None:
+    """A map and its polygons become a STAC collection in the object store."""
+    with _step("publish", to) as step:
+        from casbah.publish import publish as stage
+
+        address = step.run(stage, prediction=Path(prediction.path), footprints=Path(polygons.path), to=to)
+        collection.metadata["address"] = address
+        Path(collection.path).write_text(f"# The map is published\n\nSTAC collection: `{address}`\n", encoding="utf-8")
+        record("published", address=address)
+
+
+def predict(
+    prediction: Artifact,
+    *,
+    model: Artifact,
+    scene: Artifact,
+    window: int,
+    overlap: int,
+    values: str,
+    threshold: float,
+    flips: bool,
+    uncertainty: bool,
+) -> None:
+    """A model maps the scene. `window` 0, `overlap` below 0 and `threshold` 0 leave the choice to the model."""
+    with _step("predict", model.metadata.get("experiment", "")) as step:
+        from casbah.predict import predict as stage
+
+        product = step.run(
+            stage,
+            Path(model.path),
+            Path(scene.path),
+            Path(prediction.path),
+            window=window or None,
+            overlap=None if overlap < 0 else overlap,
+            values=values,
+            threshold=threshold or None,
+            flips=flips,
+            uncertainty=uncertainty,
+            registered=model.metadata.get("registered") or None,
+        )
+        info = product.info
+        _describe(
+            prediction,
+            product,
+            model=info.model.name,
+            scene=info.scene,
+            unlike=f"{100 * info.unlike['share']:.1f} %",
+            simulated=str(info.simulated).lower(),
+        )
+
+
 def conclude(*, state: str, message: str, name: str, run: str) -> None:
     """How the run ended is said, and what a registering that broke off has left is brought to an end."""
     with _step("conclude", state.lower()) as step:

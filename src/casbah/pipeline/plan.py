@@ -1,0 +1,40 @@
+"""What is to be mapped: the parameters of a map held against the model, and the area cut into grid cells."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from casbah.errors import InputError
+from casbah.grid import RESOLUTION
+from casbah.pipeline import inputs
+from casbah.pipeline.preflight import check_store, check_variables
+from casbah.products.model import ModelBundle
+from casbah.storage import Location
+
+BLOCK = 64 * RESOLUTION
+"""Metres: a cell's side is a whole number of these, so that what is flagged by squares of pixels is not cut."""
+
+
+def cells(values: Mapping[str, Any], model: Path, folder: Path) -> list[str]:
+    """The grid cells that an area is read in (`casbah.ingest.cells`).
+
+    `values` are the parameters of the pipeline, `folder` is for the area. `InputError` for a parameter that a later
+    step would refuse, and for a model that takes other dates than are asked for or tiles that were normalised;
+    `WorldError` where the store does not answer.
+    """
+    from casbah.ingest import cells as grid_cells
+    from casbah.ingest.area import read_area
+
+    inputs.check(values)
+    if not str(values["to"]).startswith("s3://") or not Location.parse(values["to"]).key.strip("/"):
+        raise InputError(f"to is {values['to']!r}; an address in a bucket is wanted, such as s3://casbah/maps/algiers")
+    check_variables(registers=False)
+    check_store()
+    training = ModelBundle.open(model).training
+    if training.periods != values["periods"]:
+        raise InputError(
+            f"periods is {values['periods']}, and the model {training.experiment} learned from {training.periods}: "
+            f"give periods={training.periods}"
+        )
+    area = read_area(inputs.area(inputs.text(values["aoi"]), folder))
+    return grid_cells.plan(area, block=BLOCK, side=values["cell_size"] or None)
