@@ -24,7 +24,9 @@ from casbah.errors import InputError, WorldError
 from casbah.pipeline import compiled, demo, local
 from casbah.pipeline.containers import LABEL, Containers
 from casbah.pipeline.session import Results, Session, request
+from casbah.products.footprints import FootprintSet
 from casbah.products.model import ModelBundle
+from casbah.products.prediction import Prediction
 from casbah.stack.process import free_ports
 from casbah.storage import BUCKET, Location, Store
 
@@ -102,6 +104,22 @@ def test_the_whole_pipeline_leaves_a_champion_that_names_its_image(
     assert champion.tags["casbah.image"] == built["finetune"]["image"]
     assert champion.tags["casbah.git_commit"].removesuffix("-dirty")
     assert (session.directory / "pipeline" / "runs" / champion.tags["casbah.kfp_run"] / "run.log").is_file()
+
+
+def test_the_champion_draws_a_map_of_several_cells(
+    results: Results, session: Session, place: Path, built: dict[str, dict[str, Any]]
+) -> None:
+    images = {stage: built[stage]["image"] for stage in compiled.STAGES}
+    package = compiled.compile_pipeline(place / "map.yaml", pipeline=compiled.MAP, images=images, cpu=True)
+    given = {"model": f"models:/{demo.NAME}@champion", "to": "s3://casbah/maps/town", "cell_size": "1280"}
+    given |= {name: demo.arguments("[]")[name] for name in ("aoi", "stac", "start", "end")}
+    with request(given, package, output=place / "map") as wanted:
+        made = session.map(wanted, output=place / "map")
+    prediction = Prediction.open(made["prediction"])
+    assert len(prediction.manifest.inputs) > 1, "of several cells"
+    assert prediction.info.model.registered == f"{demo.NAME} version {results.registration['version']}"
+    assert FootprintSet.open(made["footprints"]).info.polygons > 0
+    assert Store.from_environment().exists(Location.parse(str(made["collection"])))
 
 
 def test_every_file_of_a_step_is_that_of_the_user_who_was_asked_for(results: Results, session: Session) -> None:
