@@ -126,7 +126,12 @@ def gdal_status(error: BaseException) -> int | None:
 def complaint(error: BaseException) -> str:
     """What GDAL complains of, in its own words and without a secret."""
     cause = str(error.__cause__ or error.__context__ or "")
-    return scrubbed(str(error) if cause in str(error) else f"{error}: {cause}")
+    text = str(error) if cause in str(error) else f"{error}: {cause}"
+    # It names a file by the end of its address alone, a signature included.
+    return scrubbed(_QUERY.sub("", text))
+
+
+_QUERY = re.compile(r"(?<=\S)\?[^\s,;'\")]+")
 
 
 def _scrub(record: logging.LogRecord) -> bool:

@@ -1,0 +1,221 @@
+"""Maps by real models, of rasters that lie elsewhere, and by models of a registry."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import make_scene, make_tiles
+from catalogues import Site, serve
+from predictors import Lopsided, bundle, pixels, use, write_raster
+from scored_models import predicting, submit, use_predictor
+
+from casbah import models, stack
+from casbah.cli import main
+from casbah.errors import InputError, WorldError
+from casbah.finetune import finetune
+from casbah.grid import Grid
+from casbah.models import torchvision_cure
+from casbah.patience import Patience
+from casbah.predict import blended, predict
+from casbah.products.model import ModelBundle
+from casbah.products.prediction import Prediction
+from casbah.products.tiles import TileSet
+from casbah.storage import Location, Store
+
+torchvision_cure.apply()  # before the first import of lightning, which imports torchvision
+
+pytestmark = pytest.mark.integration
+
+QUICK = Patience(connect=2, read=5, attempts=2, pause=0.01)
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> TileSet:
+    made: TileSet = make_tiles(tmp_path_factory.mktemp("tiles") / "tiles")
+    return made
+
+
+@pytest.fixture(scope="module")
+def trained(tiles: TileSet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelBundle]:
+    """A small network, a forest with a first stage's context, and a blend of both."""
+    place = tmp_path_factory.mktemp("models")
+    unet = finetune(
+        config="unet_scratch_small", tiles=tiles.path, output=place / "unet", overrides=["trainer.max_epochs=3"]
+    )
+    trees = finetune(config="boosted_pixels", tiles=tiles.path, output=place / "trees")
+    return {"unet": unet, "trees": trees}
+
+
+@pytest.mark.parametrize("name", ["unet", "trees"])
+def test_the_map_of_a_real_model_is_what_it_says_of_overlapping_windows(
+    name: str, trained: dict[str, ModelBundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("casbah.predict.plan.PANEL", 300)
+    monkeypatch.setattr("casbah.predict.plan.BLOCK", 200)
+    scene = make_scene(tmp_path / "scene", Grid("EPSG:32631", 500_000.0, 4_060_000.0, 330, 480), seed=3)
+    made = predict(trained[name].path, scene.path, tmp_path / "map", values="uint16")
+    predictor = models.load(trained[name])
+    index = models.band_index(predictor.training, scene.bands)
+    images = np.ascontiguousarray(scene.reflectance()[None][:, :, index])
+    np.testing.assert_allclose(made.probability(), blended(predictor, images)[0], atol=1e-4)
+    if name == "trees":
+        np.testing.assert_allclose(made.probability(), predictor.probabilities(images)[0], atol=1e-4)
+    assert made.info.threshold == trained[name].training.threshold
+    assert made.info.unlike["share"] < 0.2
+    assert 0 < (made.mask() == 1).mean() < 1
+
+
+def test_the_spread_of_a_networks_flips_is_over_its_own_eight_opinions(
+    trained: dict[str, ModelBundle], tmp_path: Path
+) -> None:
+    """`flips_at_test` of the experiment already averages: the map stays what it was, and its spread is not zero."""
+    scene = make_scene(tmp_path / "scene", Grid("EPSG:32631", 500_000.0, 4_060_000.0, 64, 96), seed=3)
+    plain = predict(trained["unet"].path, scene.path, tmp_path / "plain", values="uint16")
+    spread = predict(trained["unet"].path, scene.path, tmp_path / "spread", values="uint16", uncertainty=True)
+    assert plain.info.flips
+    assert spread.info.flips
+    assert abs(plain.probability() - spread.probability()).max() < 1e-2
+    with pytest.raises(InputError, match="holds something else"):
+        predict(trained["unet"].path, scene.path, scene.path)
+    import rasterio
+
+    with rasterio.open(spread.path / "uncertainty.tif") as dataset:
+        assert 0 < dataset.read(1).mean() < 5000
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    (tmp_path / "site").mkdir()
+    with serve(tmp_path / "site") as site:
+        yield site
+
+
+def test_a_raster_at_an_address_is_read_in_place_and_a_server_that_fails_midway_loses_nothing(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("casbah.predict.plan.PANEL", 300)
+    monkeypatch.setattr("casbah.predict.plan.BLOCK", 200)
+    use(monkeypatch, Lopsided)
+    raster = write_raster(tmp_path / "site" / "town.tif", pixels(1800, 1800))
+    model = bundle(tmp_path / "model").path
+    here = predict(model, raster, tmp_path / "here", values="uint16")
+    url = f"{site.url}/town.tif?signature=secret"
+
+    class Breaking(Lopsided):
+        def probabilities(self, images: np.ndarray) -> np.ndarray:
+            found = super().probabilities(images)
+            if self.windows > 7:
+                site.faults["town.tif"] = 503
+            return found
+
+    use(monkeypatch, Breaking)
+    with pytest.raises(WorldError, match=r"town.tif could not be read after 2 attempts: .*parts are kept") as error:
+        predict(model, url, tmp_path / "map", values="uint16", patience=QUICK)
+    assert "secret" not in str(error.value)
+    assert not (tmp_path / "map").exists()
+    assert 2 <= site.asked["town.tif"] < 20, "attempts are bounded"
+    kept = len(list(tmp_path.glob(".map.predict-*/block_*.tif")))
+    assert kept >= 1
+    site.faults.clear()
+    use(monkeypatch, Lopsided)
+    made = predict(model, url, tmp_path / "map", values="uint16", patience=QUICK)
+    assert f"{kept} of 25 blocks are there from an earlier run" in capsys.readouterr().err
+    np.testing.assert_array_equal(made.probability(), here.probability())
+    assert "secret" not in (made.path / "manifest.json").read_text() + (made.path / "item.json").read_text()
+
+
+def test_an_address_that_is_not_there_or_refuses_is_one_sentence(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch)
+    model = bundle(tmp_path / "model").path
+    with pytest.raises(InputError, match=r"absent\.tif does not exist"):
+        predict(model, f"{site.url}/absent.tif", tmp_path / "map", patience=QUICK)
+    write_raster(tmp_path / "site" / "shut.tif", pixels(64, 64))
+    site.faults["shut.tif"] = 403
+    with pytest.raises(WorldError, match=r"its server refused it \(403\); check the credentials"):
+        predict(model, f"{site.url}/shut.tif", tmp_path / "map", patience=QUICK)
+    with pytest.raises(WorldError, match=r"could not be reached \(connection refused, 2 attempts\)"):
+        predict(model, "http://127.0.0.1:9/a.tif", tmp_path / "map", patience=QUICK)
+    assert not (tmp_path / "map").exists()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Stack]:
+    directory = tmp_path_factory.mktemp("predict") / "stack"
+    yield stack.up(directory)
+    stack.down(directory)
+
+
+@pytest.fixture
+def served(running: stack.Stack, monkeypatch: pytest.MonkeyPatch) -> stack.Stack:
+    for name, value in running.environment().items():
+        monkeypatch.setenv(name, value)
+    return running
+
+
+def test_a_raster_in_the_object_store_is_mapped_with_the_stores_own_credentials(
+    served: stack.Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch)
+    raster, model = write_raster(tmp_path / "town.tif", pixels(300, 300)), bundle(tmp_path / "model").path
+    store, place = Store.from_environment(), Location("casbah", "inputs/town.tif")
+    store.ensure_bucket()
+    store.put(raster, place)
+    made = predict(model, str(place), tmp_path / "map", patience=QUICK)
+    np.testing.assert_array_equal(made.probability(), predict(model, raster, tmp_path / "here").probability())
+    with pytest.raises(InputError, match=r"s3://casbah/inputs/absent.tif does not exist in the object store"):
+        predict(model, "s3://casbah/inputs/absent.tif", tmp_path / "other", patience=QUICK)
+
+
+def test_the_champion_of_a_registry_maps_a_scene_and_its_version_is_named(
+    served: stack.Stack,
+    tiles: TileSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use_predictor(monkeypatch, predicting(0.75))
+    model, _, _ = submit(tmp_path, tiles, "good", "mapped")
+    scene = make_scene(tmp_path / "scene", Grid("EPSG:32631", 500_000.0, 4_060_000.0, 64, 64))
+    words = ["predict", "--scene", str(scene.path), "--output", str(tmp_path / "map")]
+    with pytest.raises(SystemExit, match="0"):
+        main([*words, "--model", "models:/mapped@champion"])
+    made = Prediction.open(tmp_path / "map")
+    assert made.info.model.registered == "mapped version 1"
+    assert made.info.model.digest == model.digest
+    assert "mapped version 1 on scene: 100.00 % of 0.00 million" in capsys.readouterr().out
+    assert predict("models:/mapped/1", scene.path, tmp_path / "again").digest == made.digest
+    for address, sentence in (
+        ("models:/mapped@challenger", "mapped has no version with the alias challenger"),
+        ("models:/mapped/7", "mapped has no version 7"),
+        ("models:/nobody@champion", "nobody has no version with the alias champion"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            predict(address, scene.path, tmp_path / "other")
+
+
+def test_no_code_that_lies_in_the_registry_is_run(
+    served: stack.Stack, tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    use_predictor(monkeypatch, predicting(0.75))
+    download = mlflow.artifacts.download_artifacts
+
+    def poisoned(*given: Any, **named: Any) -> str:
+        root = Path(download(*given, **named))
+        for file in root.rglob("*.py"):
+            file.write_text(f"open({str(tmp_path / 'run')!r}, 'w')\nraise SystemExit(1)\n")
+        return str(root)
+
+    submit(tmp_path, tiles, "good", "poisoned")
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", poisoned)
+    scene = make_scene(tmp_path / "scene", Grid("EPSG:32631", 500_000.0, 4_060_000.0, 64, 64))
+    made = predict("models:/poisoned/1", scene.path, tmp_path / "map")
+    assert made.info.model.registered == "poisoned version 1"
+    assert not (tmp_path / "run").exists()
+    shutil.rmtree(made.path)
