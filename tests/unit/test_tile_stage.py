@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import geopandas
@@ -559,3 +560,13 @@ def test_train_lends_its_shift_to_the_other_splits_and_takes_none():
 def test_small_tiles_for_other_tests_have_every_split(tmp_path: Path):
     tiles = make_tiles(tmp_path / "t")
     assert all(len(tiles.split(split)) >= 8 for split in SPLITS)
+
+
+def test_blocks_that_are_mostly_guard_are_told_a_size_that_wastes_less(
+    town, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    cut(town, tmp_path / "t", tile_size=16, block_size=280, guard=120)
+    said = capsys.readouterr().err
+    used, better = (int(part) for part in re.findall(r"(?:use|would use) (\d+) %", said))
+    assert better >= 60 > used
+    assert int(re.findall(r"--block-size\s+of (\d+)", said)[0]) > 280

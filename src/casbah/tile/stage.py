@@ -175,7 +175,11 @@ def _check(choices: Choices) -> None:
 def _tell_of_waste(lattice: Lattice) -> None:
     if lattice.used >= LOW_USE:
         return
-    side = max(1, round((lattice.block - lattice.guard) / lattice.tile)) * lattice.tile + lattice.guard
+    tiles = max(1, round((lattice.block - lattice.guard) / lattice.tile))
+    # A small block is mostly guard, however well its tiles fit.
+    while (tiles * lattice.tile / (tiles * lattice.tile + lattice.guard)) ** 2 < LOW_USE:
+        tiles += 1
+    side = tiles * lattice.tile + lattice.guard
     say(
         f"tiles use {100 * lattice.used:.0f} % of each {lattice.block * lattice.resolution:g} m block; a --block-size "
         f"of {side * lattice.resolution:g} would use {100 * ((side - lattice.guard) / side) ** 2:.0f} %"
