@@ -87,9 +87,9 @@ def test_a_disc_keeps_its_area_and_its_place_below_the_size_of_a_pixel(
 ) -> None:
     disc = Point(at(703.7, 716.2)).buffer(radius, quad_segs=64)
     found = only(drawn(tmp_path, covered(disc), **shape))
-    assert found.area == pytest.approx(disc.area, rel=0.05 if radius < 50 else 0.02)
+    assert found.area == pytest.approx(disc.area, rel=0.02 if radius < 50 else 0.01)
     assert found.centroid.distance(disc.centroid) < 1
-    assert shapely.hausdorff_distance(found.exterior, disc.exterior) < 3.5, "a third of a pixel, not a stair of one"
+    assert shapely.hausdorff_distance(found.exterior, disc.exterior) < 2, "a fifth of a pixel, not a stair of one"
 
 
 @pytest.mark.parametrize("values", ["uint8", "uint16"])
@@ -130,8 +130,9 @@ def test_polygons_are_valid_and_apart_and_have_no_seam_of_a_window(tmp_path: Pat
     assert over.max(initial=0) < 1e-3
     whole = covered(block_of(100, 100, 600, 300))
     found = only(drawn(tmp_path / "one", whole, window=16, simplify=0, square=False))
-    # A straight side across many windows: no vertex but those that round its corners by less than a pixel.
-    assert shapely.get_num_coordinates(found) < 12
+    x, y = shapely.get_coordinates(found).T - [[GRID.west], [GRID.north]]
+    # A straight side across many windows: no vertex but those near its corners, where the contour is round.
+    assert not ((x > 130) & (x < 670) | (y < -130) & (y > -370)).any()
 
 
 def test_shaping_keeps_the_area_of_every_polygon_within_five_percent(tmp_path: Path) -> None:
@@ -194,12 +195,11 @@ def test_outlines_close_along_the_edge_of_what_was_observed(window: int, tmp_pat
     probability[:, 70:] = np.nan
     found = drawn(tmp_path, probability, window=window).footprints()
     wanted = [GRID.west, GRID.north - 800, GRID.west + 700, GRID.north]
-    np.testing.assert_allclose(found.total_bounds, wanted, rtol=0, atol=0.05)
+    np.testing.assert_allclose(found.total_bounds, wanted, rtol=0, atol=0.5)
     assert found.total_bounds[2] == GRID.west + 700
     corner, half = found.geometry
-    # Half a pixel beyond the last centre inside, up to the edge elsewhere; two corners are cut by the contour.
-    assert corner.area == pytest.approx(300 * 200, abs=100)
-    assert half.area == pytest.approx(200 * 200, abs=100)
+    assert corner.area == pytest.approx(300 * 200, abs=10)
+    assert half.area == pytest.approx(200 * 200, abs=10)
 
 
 def test_nothing_smaller_than_the_minimum_is_kept(tmp_path: Path) -> None:
@@ -212,7 +212,18 @@ def test_nothing_smaller_than_the_minimum_is_kept(tmp_path: Path) -> None:
         assert made.info.polygons == len(kept)
     lone = np.zeros(GRID.shape)
     lone[30, 30] = 1
-    assert only(drawn(tmp_path / "lone", lone)).area == pytest.approx(50, rel=0.01), "one sure pixel is enough"
+    assert only(drawn(tmp_path / "lone", lone)).area == pytest.approx(100, rel=0.15), "one sure pixel is enough"
+
+
+def test_a_hole_is_kept_down_to_the_minimum_area_and_filled_below(tmp_path: Path) -> None:
+    probability = covered(block_of(200, 200, 200, 200))
+    probability[30, 30] = 0
+    plain: dict[str, Any] = {"simplify": 0, "square": False}
+    yard = only(drawn(tmp_path, probability, minimum_area=80, **plain))
+    assert len(yard.interiors) == 1
+    assert yard.area == pytest.approx(200 * 200 - 100, abs=30)
+    filled = only(drawn(tmp_path, probability, minimum_area=120, name="filled", **plain))
+    assert filled.equals(shapely.Polygon(yard.exterior))
 
 
 def test_a_polygon_says_what_it_is_and_keeps_its_id_in_another_scene(tmp_path: Path) -> None:
@@ -522,7 +533,7 @@ def test_memory_for_pixels_is_bounded_by_the_window(tmp_path: Path, monkeypatch:
     make_prediction(tmp_path / "prediction", patches(), GRID)
     monkeypatch.setattr("casbah.footprints.stage.rasterio.open", _opened(counted))
     footprints(tmp_path / "prediction", tmp_path / "made", window=16)
-    assert max(read) <= 19**2
+    assert max(read) <= (16 + 9) ** 2, "four pixels more on each side, and a line of pixels shared"
     assert sum(read) >= GRID.rows * GRID.cols
 
 

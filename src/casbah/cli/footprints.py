@@ -26,7 +26,7 @@ def footprints(
         None, help="Label set to score the polygons against, object by object; ground that the model saw apart."
     ),
     block_size: float = typer.Option(1000.0, help="Metres: side of the blocks of blocks.parquet."),
-    window: int = typer.Option(1024, help="Pixels on a side read at once: less needs less memory."),
+    window: int = typer.Option(512, help="Pixels on a side read at once: less needs less memory."),
 ) -> None:
     """Draw building footprints from a prediction: GeoPackage, GeoParquet, and a table by block.
 

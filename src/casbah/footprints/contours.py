@@ -1,12 +1,15 @@
 """Contours of a probability raster below the size of a pixel, window by window, the same for every size of window.
 
-Values stand at the centres of pixels and are linear between them (marching squares, by contourpy; the two ways through
-a saddle are told apart by the mean of its four corners). All vertices lie on lines through pixel centres, and windows
-share such a line: what two windows cut along it is one polygon again, with the vertices that it has in one window.
+Values stand at the centres of pixels. Between them they are interpolated to a grid four times as fine by the four-point
+scheme (Dyn, Levin & Gregory 1987, doi 10.1016/0167-8396(87)90001-X), which keeps them and looks two pixels far, and are
+linear between the points of that (marching squares, by contourpy; the two ways through a saddle are told apart by the
+mean of its four corners). Lines that are straight between pixels alone cut the tops of what is a few pixels large:
+`python -m bench.footprints` has how much. All vertices lie on lines of the fine grid, and windows share such a line:
+what two windows cut along it is one polygon again, with the vertices that it has in one window.
 
-A pixel that was observed is known up to its edge. Values are therefore continued by one pixel into what was not (the
-mean of the observed neighbours), and contours are cut off along the edges of the observed pixels; what lies outside of
-the raster was not observed either.
+A pixel that was observed is known up to its edge. Values are therefore continued into what was not (the mean of the
+neighbours that are known), and contours are cut off along the edges of the observed pixels; what lies outside of the
+raster was not observed either.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +34,18 @@ interpolation, which differs with the direction in which a contour was followed,
 
 BELOW = 0.4
 """Steps that the contour lies below the lowest value that is building: every pixel at or above the threshold is then
-inside and every other outside, and no mean of two, three or four whole numbers lies on the contour."""
+inside and every other outside, and no point of the fine grid, whose values have no factor of five below the line, lies
+on the contour."""
+
+CLEAR = 0.25
+"""Steps that a point of the fine grid is at least kept from the contour, so that no two vertices around it become one
+where they are rounded: an eighth of a percent of probability in 8 bits."""
+
+FINE = 4
+"""Points of the fine grid in a pixel's width."""
+
+RIM = 4
+"""Pixels around a window that its values depend on: two of the interpolation, two of the continuation."""
 
 UNKNOWN = -1
 """In the place of a value that was never observed."""
@@ -83,8 +97,8 @@ def outlines(
     waiting = _Pieces()
     for top, bottom in pairwise(rows):
         for left, right in pairwise(cols):
-            values = read(top - 1, bottom + 2, left - 1, right + 2)
-            owned = values[1 + (top < 0) : -2, 1 + (left < 0) : -2]
+            values = read(top - RIM, bottom + 1 + RIM, left - RIM, right + 1 + RIM)
+            owned = values[RIM + (top < 0) : -RIM - 1, RIM + (left < 0) : -RIM - 1]
             seen(owned, max(top, 0), max(left, 0))
             shapes, cut = _window(values, top, left, level)
             west, north, east, south = shapely.bounds(shapes).reshape(-1, 4).T
@@ -94,7 +108,7 @@ def outlines(
                 waiting.add(piece, bool(is_cut))
             if not seam.all():
                 whole = _canonical(shapes[~seam])
-                counted = _counted(whole, values[1:-1, 1:-1], top, left)
+                counted = _counted(whole, _inner(values, RIM), top, left)
                 yield _made(whole, cut[~seam], *counted)
             advance()
         shapes, cut = _stitched(waiting)
@@ -119,15 +133,21 @@ def _edges(length: int, window: int) -> list[int]:
 
 
 def _window(values: Values, top: int, left: int, level: int) -> tuple[Polygons, NDArray[np.bool_]]:
-    """The pieces of polygons in one window (`values` has one more pixel on each side), and which of them are cut."""
-    known = values[1:-1, 1:-1] >= 0
+    """The pieces of polygons in one window (`values` has RIM more pixels on each side), and which of them are cut."""
+    known = _inner(values, RIM) >= 0
     if not (values >= level).any():
         return np.array([], object), np.array([], bool)
-    rows, cols = known.shape
+    given = np.maximum(_continued(_continued(values.astype(np.float64))), 0.0)
+    # Two halvings of the distance use up the rim but for half a pixel.
+    fine = _doubled(_doubled(given))[2:-2, 2:-2]
+    off = fine - (level - BELOW)
+    near = np.abs(off) < CLEAR
+    fine[near] = level - BELOW + np.copysign(CLEAR, off[near])
+    rows, cols = fine.shape
     generator = contourpy.contour_generator(
-        x=np.arange(cols) + left + 0.5,
-        y=np.arange(rows) + top + 0.5,
-        z=_continued(values),
+        x=np.arange(cols) / FINE + left + 0.5,
+        y=np.arange(rows) / FINE + top + 0.5,
+        z=fine,
         name="serial",
         fill_type=contourpy.FillType.ChunkCombinedOffsetOffset,
     )
@@ -143,15 +163,19 @@ def _window(values: Values, top: int, left: int, level: int) -> tuple[Polygons, 
     return _cut_off(shapes, ~known, top, left)
 
 
-def _continued(values: Values) -> NDArray[np.float64]:
-    """The values without their rim; where one is unknown the mean of its known neighbours across an edge, else of those
-    across a corner, else 0."""
+def _inner(values: Values, rim: int) -> Values:
+    return values[rim:-rim, rim:-rim]
+
+
+def _continued(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The values without their rim of one pixel; where one is unknown the mean of its known neighbours across an edge,
+    else of those across a corner, else it stays unknown."""
     known = values >= 0
-    given = np.where(known, values, 0)
-    found = given[1:-1, 1:-1].astype(np.float64)
+    found = values[1:-1, 1:-1].copy()
     unknown = ~known[1:-1, 1:-1]
     if not unknown.any():
         return found
+    given = np.where(known, values, 0.0)
     rows, cols = found.shape
     for steps in (((0, 1), (1, 0), (1, 2), (2, 1)), ((0, 0), (0, 2), (2, 0), (2, 2))):
         total = np.sum([given[r : r + rows, c : c + cols] for r, c in steps], axis=0)
@@ -160,6 +184,17 @@ def _continued(values: Values) -> NDArray[np.float64]:
         found[here] = total[here] / count[here]
         unknown &= ~here
     return found
+
+
+def _doubled(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The values without their rim of one point, and one between each two of them along both axes."""
+    for _ in range(2):
+        before, left, right, after = values[:-3], values[1:-2], values[2:-1], values[3:]
+        made = np.empty((2 * len(left) + 1, values.shape[1]))
+        made[::2] = values[1:-1]
+        made[1::2] = (9 * (left + right) - (before + after)) / 16
+        values = made.T
+    return values
 
 
 def _cut_off(shapes: Polygons, unknown: NDArray[np.bool_], top: int, left: int) -> tuple[Polygons, NDArray[np.bool_]]:

@@ -59,12 +59,23 @@ def shaped(
     squared = simplified.copy()
     if square:
         for index in np.flatnonzero(loose & (pixels >= SQUARED_PIXELS)):
-            made = _squared(contour[index], simplified[index])
+            made = _squared(contour[index], simplified[index], tolerance)
             if made is not None:
                 squared[index], form[index] = made, 2
     forms = Forms(contour, simplified, squared, form)
     _part(forms)
     return forms
+
+
+def without_small_holes(polygons: Polygons, least: float) -> Polygons:
+    """The polygons with their holes of less than `least` square metres filled."""
+    found = polygons.copy()
+    for index in np.flatnonzero(shapely.get_num_interior_rings(polygons)):
+        outer, *holes = shapely.get_rings(polygons[index])
+        large = [hole for hole in holes if shapely.Polygon(hole).area >= least]
+        if len(large) < len(holes):
+            found[index] = shapely.Polygon(outer, large)
+    return found
 
 
 def kept(outline: Polygons, contour: Polygons) -> NDArray[np.bool_]:
@@ -80,9 +91,25 @@ def _simplified(contour: Polygons, tolerance: float) -> Polygons:
     left = np.arange(len(contour)) if tolerance > 0 else np.array([], np.int64)
     for part in TRIES:
         tried = shapely.simplify(contour[left], part * tolerance, preserve_topology=True)
+        tried = _restored(tried, contour[left], tolerance)
         good = kept(tried, contour[left])
         found[left[good]] = tried[good]
         left = left[~good]
+    return found
+
+
+def _restored(outline: Polygons, contour: Polygons, most: float) -> Polygons:
+    """The outlines scaled about their middle to the area of their contours, where that moves nothing by over `most`
+    metres: fewer vertices cut more corners than they fill."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.sqrt(shapely.area(contour) / shapely.area(outline))
+    west, south, east, north = shapely.bounds(outline).reshape(-1, 4).T
+    small = np.isfinite(scale) & (np.hypot(east - west, north - south) / 2 * np.abs(scale - 1) <= most)
+    middle = shapely.get_coordinates(shapely.centroid(outline[small]))
+    points, index = shapely.get_coordinates(outline[small], return_index=True)
+    moved = middle[index] + (points - middle[index]) * scale[small][index, None]
+    found = outline.copy()
+    found[small] = shapely.set_coordinates(outline[small].copy(), moved)
     return found
 
 
@@ -103,7 +130,7 @@ def _part(forms: Forms) -> None:
         moved = np.flatnonzero(forms.form > 0) if len(moved) else moved
 
 
-def _squared(contour: shapely.Polygon, simplified: shapely.Polygon) -> shapely.Polygon | None:
+def _squared(contour: shapely.Polygon, simplified: shapely.Polygon, most: float) -> shapely.Polygon | None:
     """The outline with every side along or across its dominant direction; None where the shape has none."""
     angle, strength = _direction(simplified)
     if strength < ONE_DIRECTION:
@@ -115,6 +142,7 @@ def _squared(contour: shapely.Polygon, simplified: shapely.Polygon) -> shapely.P
         return None
     outer, *holes = (ring @ turn.T + origin for ring in rings if ring is not None)
     made = shapely.Polygon(outer, holes)
+    (made,) = _restored(np.array([made]), np.array([contour]), most)
     if not kept(np.array([made]), np.array([contour]))[0]:
         return None
     shared = shapely.area(shapely.intersection(made, contour))

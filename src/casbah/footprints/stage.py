@@ -18,7 +18,7 @@ from casbah.footprints.contours import UNKNOWN, Outline, Values, outlines, windo
 from casbah.footprints.describe import stac_item
 from casbah.footprints.ground import Ground, is_side
 from casbah.footprints.objects import check, object_scores
-from casbah.footprints.shaping import Forms, shaped
+from casbah.footprints.shaping import Forms, shaped, without_small_holes
 from casbah.footprints.writing import BLOCKS, FLATGEOBUF, GEOPACKAGE, PARQUET, dates, write_parquet, write_vector
 from casbah.grid import Grid
 from casbah.products.footprints import MEANING, FootprintInfo, FootprintSet
@@ -27,18 +27,18 @@ from casbah.products.manifest import check_target
 from casbah.products.prediction import Prediction
 from casbah.scoring import called_building
 
-WINDOW = 1024
-"""Pixels on a side of what is in memory at once."""
+WINDOW = 512
+"""Pixels on a side of what is in memory at once, beside a grid of contours four times as fine."""
 
 BLOCK_SIZE = 1000.0
 """Metres."""
 
 SMALLEST = 0.5
-"""Pixels of the default minimum area: what a lone pixel of probability 1 among zeros comes to at threshold 0.5."""
+"""Pixels of the default minimum area: less than a lone pixel of probability 1 among zeros comes to at threshold 0.5."""
 
 MOVED = 0.1
 """Pixels that simplification may move an outline by, unless said otherwise. On the buildings of Pisa, blurred to 10 m,
-a quarter of a pixel cost 1 % of the area and a tenth 0.3 %."""
+it leaves a quarter of the vertices and 0.435 of a mean IoU of 0.436; a quarter of a pixel leaves a sixth, and 0.429."""
 
 
 def footprints(
@@ -57,9 +57,10 @@ def footprints(
     """Draw polygons around what a prediction calls building, in the CRS of its grid.
 
     `threshold` (0-1, exclusive; the prediction's own where None) is the probability of the contours; polygons of less
-    than `minimum_area` square metres (half a pixel where None) are left out. Outlines are simplified by at most
-    `simplify` metres (a tenth of a pixel where None, 0 for none) and with `square` get right angles where their shape
-    has them; each keeps the area of its contour within 5 % or stays plainer. `flatgeobuf` writes that format as well.
+    than `minimum_area` square metres (half a pixel where None) are left out, and holes of less are filled. Outlines are
+    simplified by at most `simplify` metres (a tenth of a pixel where None, 0 for none) and with `square` get right
+    angles where their shape has them; each keeps the area of its contour within 5 % or stays plainer. `flatgeobuf`
+    writes that format as well.
     With `labels` (a label set of the same CRS) the polygons are scored object by object, apart on ground that the model
     has seen. `block_size` (metres) is the side of the blocks of `blocks.parquet`. `window` (pixels) bounds the memory
     for pixels and changes nothing in the result; the polygons are all held in memory.
@@ -185,6 +186,7 @@ def _drawn(
         for batch in outlines(_reader(dataset, grid, info.nodata), grid.shape, level, window, seen, task.advance):
             made += [outline for outline in batch if outline.shape.area >= dust]
     drawn = _Drawn(made, info.steps, ground)
+    drawn.contours = without_small_holes(drawn.contours, least)
     forms: Forms = shaped(drawn.contours, ~drawn.cut, drawn.counts, tolerance, square)
     drawn.outlines = forms.taken()
     drawn.keep(shapely.area(drawn.outlines) >= least)

@@ -32,7 +32,7 @@ class FootprintInfo(BaseModel):
     resolution: float
     """Metres of the pixels that the polygons were drawn from."""
     minimum_area: float
-    """Square metres below which nothing is kept."""
+    """Square metres below which no polygon is kept and every hole is filled."""
     simplified: float
     """Metres that an outline may have moved by simplification; 0 for the contour as it is."""
     squared: bool
@@ -47,7 +47,7 @@ class FootprintInfo(BaseModel):
     """Square metres of the contours that they were drawn from: each polygon has its own's within 5 %."""
     area_of_pixels: float
     """Square metres of the pixels that the model calls building, also of those in polygons below the minimum. Contours
-    cut the corners of single pixels, so that small objects have less area than their pixels."""
+    cut the corners of what is a few pixels large, so that it has less area than its pixels."""
     attribution: tuple[str, ...] = ()
     simulated: bool = False
     objects: dict[str, Any] = {}
