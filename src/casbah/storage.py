@@ -24,7 +24,7 @@ from casbah.errors import InputError, WorldError
 
 BUCKET = "casbah"
 """Holds `checkpoints/` (the state and the best weights of trainings so far), `weights/` (the mirror of published ones),
-`sample/`, and `inputs/` (files that a person gave to a run)."""
+`sample/`, `inputs/` (files that a person gave to a run), and `maps/` (published ones)."""
 
 ATTEMPTS = 4
 FIRST_PAUSE = 0.5

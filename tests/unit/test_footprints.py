@@ -20,7 +20,7 @@ from builders import make_labels, make_prediction
 from geopandas.testing import assert_geodataframe_equal
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
-from shapely.affinity import rotate
+from shapely.affinity import rotate, translate
 from shapely.geometry import Point, box, mapping
 
 from casbah import cli
@@ -431,7 +431,7 @@ PREDICTED = {
 
 def judged(tmp_path: Path, truth: dict[str, shapely.Polygon] = TRUTH, **options: Any) -> dict[str, Any]:
     """The object scores of PREDICTED against a truth."""
-    info = {name: options.pop(name) for name in ("labelled_area",) if name in options}
+    info = {name: options.pop(name) for name in ("labelled_area", "summary") if name in options}
     frame = geopandas.GeoDataFrame({"id": list(truth)}, geometry=list(truth.values()), crs=GRID.crs)
     make_labels(tmp_path / "labels", GRID, footprints=frame, **info)
     return drawn(tmp_path, covered(*PREDICTED.values()), labels=tmp_path / "labels", **options).info.objects
@@ -457,6 +457,28 @@ def test_merged_missed_and_invented_objects_are_told_apart_by_size(tmp_path: Pat
     assert one["f1"]["low"] is None, "so few blocks give no interval"
     assert any("at least 50% of its area lies under polygons" in rule for rule in objects["rules"])
     assert objects["simulated"]
+
+
+def test_labels_that_lie_off_the_image_are_moved_onto_it_where_asked(tmp_path: Path) -> None:
+    off = {name: translate(shape, -40, 40) for name, shape in TRUTH.items()}
+    found = [{"period": 0, "told": True, "east": 40.0, "north": -40.0}]
+    asked = {"truth": off, "summary": {"shifts": found}}
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    as_published = judged(tmp_path / "a", **asked)
+    aligned = judged(tmp_path / "b", align=True, **asked)
+    assert as_published["ground"]["undeclared"]["one_to_one"]["matched"] == 0
+    assert aligned["ground"]["undeclared"]["one_to_one"]["matched"] == 2
+    assert aligned["moved"] == [40.0, -40.0]
+    assert "moved by +40.0 m east and -40.0 m north" in aligned["rules"][-1]
+    assert not any("were moved" in rule for rule in as_published["rules"])
+
+
+def test_a_shift_that_nobody_can_tell_is_not_made_up(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"lies off its image can't be told .* leave out --align"):
+        judged(tmp_path, align=True, summary={"shifts": [{"period": 0, "told": False}]})
+    with pytest.raises(InputError, match="--align moves labels, and none are given"):
+        drawn(tmp_path, patches(), align=True)
 
 
 def test_ground_that_the_model_has_seen_is_scored_apart_and_never_mixed_in(tmp_path: Path) -> None:

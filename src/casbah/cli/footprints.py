@@ -25,6 +25,9 @@ def footprints(
     labels: Path | None = typer.Option(
         None, help="Label set to score the polygons against, object by object; ground that the model saw apart."
     ),
+    align: bool = typer.Option(
+        False, "--align", help="Move the labels first by the shift that they show against their image."
+    ),
     block_size: float = typer.Option(1000.0, help="Metres: side of the blocks of blocks.parquet."),
     window: int = typer.Option(512, help="Pixels on a side read at once: less needs less memory."),
 ) -> None:
@@ -50,6 +53,7 @@ def footprints(
         square=square,
         flatgeobuf=flatgeobuf,
         labels=labels,
+        align=align,
         block_size=block_size,
         window=window,
     )

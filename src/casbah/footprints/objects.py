@@ -56,6 +56,11 @@ RULES = (
     f"Intervals (95 %) resample blocks, and are left out for fewer than {FEWEST_BLOCKS}.",
 )
 
+MOVED = (
+    "The labelled buildings were moved by {:+.1f} m east and {:+.1f} m north, as far as they lie off the image "
+    "(the median over cells of labels and image, no model in it)."
+)
+
 SIDE = 1000.0
 """Metres: the side of the blocks that are resampled and that tell seen from unseen ground."""
 
@@ -89,10 +94,28 @@ def check(labels: LabelSet, prediction: Prediction) -> None:
         )
 
 
-def object_scores(outlines: Polygons, labels: LabelSet, prediction: Prediction) -> dict[str, Any]:
-    """The scores of polygons (metres) against labels, as JSON can hold them: `rules`, whose labels they are, and by
-    `ground` (unseen, seen, undeclared) the counts and scores."""
+def shift_of(labels: LabelSet) -> tuple[float, float]:
+    """Metres east and north by which the labels must move to fit the last period's image, the median of their cells.
+
+    No model is behind it: label and image were held against each other when the labels were made. `InputError` where it
+    can't be told.
+    """
+    told: dict[str, Any] = next(iter(labels.info.summary.get("shifts", ())[-1:]), {})
+    if not told.get("told"):
+        raise InputError(
+            f"how far {labels.path} lies off its image can't be told (too few of its cells are reliable): leave out "
+            "--align"
+        )
+    return float(told["east"]), float(told["north"])
+
+
+def object_scores(
+    outlines: Polygons, labels: LabelSet, prediction: Prediction, moved: tuple[float, float] = (0.0, 0.0)
+) -> dict[str, Any]:
+    """The scores of polygons (metres) against labels, `moved` by metres east and north, as JSON can hold them: `rules`,
+    whose labels they are, and by `ground` (unseen, seen, undeclared) the counts and scores."""
     truth = shapely.make_valid(labels.footprints().geometry.to_numpy(), method="structure", keep_collapsed=False)
+    truth = shapely.transform(truth, lambda points: points + np.array(moved))
     area = _common(prediction.grid, labels.grid)
     if labels.info.labelled_area is not None:
         area = shapely.intersection(area, shapely.geometry.shape(labels.info.labelled_area))
@@ -117,7 +140,8 @@ def object_scores(outlines: Polygons, labels: LabelSet, prediction: Prediction) 
             "one_to_one": _one_to_one(buildings, polygons, b, p, matched, used),
         }
     return {
-        "rules": list(RULES),
+        "rules": [*RULES, *([MOVED.format(*moved)] if any(moved) else [])],
+        "moved": list(moved),
         "labels": labels.digest,
         "source": labels.info.source,
         "attribution": labels.info.credit,

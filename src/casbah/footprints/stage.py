@@ -17,7 +17,7 @@ from casbah.errors import InputError
 from casbah.footprints.contours import UNKNOWN, Outline, Values, outlines, windows
 from casbah.footprints.describe import stac_item
 from casbah.footprints.ground import Ground, is_side
-from casbah.footprints.objects import check, object_scores
+from casbah.footprints.objects import check, object_scores, shift_of
 from casbah.footprints.shaping import Forms, shaped, without_small_holes
 from casbah.footprints.writing import BLOCKS, FLATGEOBUF, GEOPACKAGE, PARQUET, dates, write_parquet, write_vector
 from casbah.grid import Grid
@@ -51,6 +51,7 @@ def footprints(
     square: bool = True,
     flatgeobuf: bool = False,
     labels: str | Path | None = None,
+    align: bool = False,
     block_size: float = BLOCK_SIZE,
     window: int = WINDOW,
 ) -> FootprintSet:
@@ -62,18 +63,22 @@ def footprints(
     angles where their shape has them; each keeps the area of its contour within 5 % or stays plainer. `flatgeobuf`
     writes that format as well.
     With `labels` (a label set of the same CRS) the polygons are scored object by object, apart on ground that the model
-    has seen. `block_size` (metres) is the side of the blocks of `blocks.parquet`. `window` (pixels) bounds the memory
-    for pixels and changes nothing in the result; the polygons are all held in memory.
+    has seen; `align` moves the labels first by the shift that they show against their image. `block_size` (metres) is
+    the side of the blocks of `blocks.parquet`. `window` (pixels) bounds the memory for pixels and changes nothing in
+    the result; the polygons are all held in memory.
 
     Raises `InputError` for input that can't be used (nothing is written then) and `WorldError` where the disk fails.
     """
     _check(threshold, minimum_area, simplify, block_size, window)
+    if align and labels is None:
+        raise InputError("--align moves labels, and none are given: give --labels too")
     output = Path(output)
     check_target(output, FootprintSet.schema)
     opened = Prediction.open(prediction)
     truth = None if labels is None else LabelSet.open(labels)
     if truth is not None:
         check(truth, opened)
+    moved = shift_of(truth) if truth is not None and align else (0.0, 0.0)
     said, grid = opened.info, opened.grid
     at = said.threshold if threshold is None else threshold
     least = SMALLEST * grid.resolution**2 if minimum_area is None else minimum_area
@@ -101,7 +106,7 @@ def footprints(
         area_of_pixels=drawn.pixels * grid.resolution**2,
         attribution=said.attribution,
         simulated=said.simulated,
-        objects={} if truth is None else object_scores(drawn.outlines, truth, opened),
+        objects={} if truth is None else object_scores(drawn.outlines, truth, opened, moved),
     )
     parameters = {
         "threshold": threshold,
@@ -109,6 +114,7 @@ def footprints(
         "simplify": simplify,
         "square": square,
         "flatgeobuf": flatgeobuf,
+        "align": align,
         "block_size": block_size,
         "window": window,
     }
