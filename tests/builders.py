@@ -11,8 +11,12 @@ import rasterio
 from shapely.geometry import box
 
 from casbah.bands import BAND_NAMES
+from casbah.footprints import footprints
 from casbah.grid import Grid
 from casbah.predict.describe import stac_item
+from casbah.products.comparison import Comparison, ComparisonFacts
+from casbah.products.evaluation import Evaluation, EvaluationMetrics
+from casbah.products.footprints import FootprintSet
 from casbah.products.labels import LabelInfo, LabelSet
 from casbah.products.prediction import NODATA, STEPS, Prediction, PredictionInfo, Predictor
 from casbah.products.scene import Period, Scene, SceneInfo
@@ -199,3 +203,98 @@ def make_tiles(
     if options.get("folds", 1) > 1:
         del sizes["test_fraction"]
     return tile(scenes=[scene.path], labels=[labels.path], output=path, **sizes | options)
+
+
+def make_map(
+    path: Path,
+    grid: Grid = GRID,
+    *,
+    probability: np.ndarray | None = None,
+    experiment: str = "bright pixels",
+    digest: str = "ab" * 32,
+    blocks: dict[str, Sequence[str]] | None = None,
+    seed: int = 0,
+    **info: Any,
+) -> Prediction:
+    """A prediction of the given probabilities (NaN: not observed), else of the cover of `houses` with noise."""
+    if probability is None:
+        noise = np.random.default_rng(seed).normal(0, 0.12, grid.shape)
+        probability = np.clip(cover_of(houses(grid, seed=seed), grid) / 100 * 0.8 + 0.1 + noise, 0, 1)
+    seen = {split: tuple(names) for split, names in (blocks or {}).items()}
+    named = {
+        "model": Predictor(digest=digest, experiment=experiment, blocks=seen),
+        "scene": "scene",
+        "bands": ("B02", "B03", "B04", "B08"),
+        "attribution": ("Simulated by Casbah's tests",),
+    }
+    return make_prediction(path, probability, grid, **named | info)
+
+
+def make_footprints(path: Path, prediction: Prediction) -> FootprintSet:
+    """The footprints of a prediction, down to single pixels."""
+    return footprints(prediction.path, path, minimum_area=0)
+
+
+def make_evaluation(path: Path, **fields: Any) -> Evaluation:
+    """An evaluation of two bins and whatever fields are given."""
+    interval = {"value": 0.5, "low": 0.4, "high": 0.6}
+    scores = dict.fromkeys(("iou", "f1", "precision", "recall"), interval)
+    values: dict[str, Any] = {
+        "experiment": "bright pixels",
+        "split": "test",
+        "protocol": "hold-out",
+        "threshold": 0.5,
+        "threshold_source": "validation",
+        "building": scores,
+        "baselines": {},
+        "ece": 0.042,
+        "reliability": (
+            {"low": 0.0, "high": 0.5, "probability": 0.2, "observed": 0.15, "pixels": 9000},
+            {"low": 0.5, "high": 1.0, "probability": 0.8, "observed": 0.7, "pixels": 700},
+        ),
+        "blocks": (),
+        "tiles": "0" * 64,
+        "model": "ab" * 32,
+        "simulated": True,
+        "attribution": ("Simulated by Casbah's tests",),
+    }
+    with Evaluation.write(path, parameters={}) as draft:
+        draft.write_json("metrics.json", EvaluationMetrics(**values | fields).model_dump(mode="json"))
+        for name in ("report.html", "report.md"):
+            (draft.directory / name).write_text("")
+    return Evaluation.open(path)
+
+
+def make_comparison(
+    path: Path, rows: dict[str, tuple[float, float, float]], budgets: Sequence[int | None]
+) -> Comparison:
+    """A comparison of experiments: name -> test IoU with the ends of its interval; a point of the curve each budget."""
+    compared = [
+        {
+            "experiment": name, "backbone": "none", "pretrained_on": "random weights", "starts_from": "random weights",
+            "parameters": 1000, "validation_iou": value, "iou": {"value": value, "low": low, "high": high},
+            "f1": {"value": value}, "spread": None, "difference": {"value": None},
+            "draws": [{"seed": s, "validation_iou": value, "iou": value + d, "f1": None}
+                      for s, d in enumerate((-0.01, 0.01))],
+            "verdict": "best" if number == 0 else "within noise",
+        }
+        for number, (name, (value, low, high)) in enumerate(rows.items())
+    ]  # fmt: skip
+    points = [
+        {
+            "experiment": name, "budget": budget, "tiles": float(budget or 400), "km2": (budget or 400) * 0.5,
+            "draws": 2, "iou": {"value": value - 10 / (budget or 400), "low": low - 0.1, "high": high},
+            "convergence": None, "convergence_unit": "epochs", "device_hours": 0.1, "device": "cpu", "peak_memory": 1,
+        }
+        for name, (value, low, high) in rows.items()
+        for budget in budgets
+    ]  # fmt: skip
+    facts = ComparisonFacts(
+        best=next(iter(rows), None), protocol="hold-out", tiles="0" * 64, blocks=12, headline=None, rows=compared,
+        budgets=points, simulated=True, attribution=("Simulated by Casbah's tests",),
+    )  # fmt: skip
+    with Comparison.write(path, parameters={}) as draft:
+        draft.write_json("comparison.json", facts.model_dump(mode="json"))
+        for name in ("comparison.html", "comparison.md", "cells.csv"):
+            (draft.directory / name).write_text("")
+    return Comparison.open(path)

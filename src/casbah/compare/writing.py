@@ -8,7 +8,7 @@ from casbah.compare.results import Results
 from casbah.compare.shown import Picture, pictures, read_probabilities
 from casbah.compare.tables import COLUMNS, cells, facts
 from casbah.figures.colour import data_uri
-from casbah.figures.comparison import CurvePoint, label_curve, side_by_side
+from casbah.figures.comparison import curves_of, label_curve, side_by_side
 from casbah.figures.webmap import environment
 from casbah.products.comparison import ComparedRow, ComparisonFacts, Failed, LabelBudget
 from casbah.products.evaluation import Interval
@@ -51,9 +51,7 @@ def write(draft: Draft, results: Results) -> None:
 def _pictures(found: ComparisonFacts, results: Results) -> dict[str, bytes]:
     drawn = {}
     if len({one.budget for one in found.budgets}) > 1:
-        by_area = all(one.km2 is not None for one in found.budgets)
-        unit = "labelled km²" if by_area else "tiles"
-        drawn["curve"] = label_curve(_curves(found, by_area), unit, found.simulated)
+        drawn["curve"] = label_curve(*curves_of(found), found.simulated)
     blocks = pictures(results.ground)
     if blocks and found.rows:
         columns = [(_title(one), one.colour, one.truth) for one in blocks]
@@ -64,16 +62,6 @@ def _pictures(found: ComparisonFacts, results: Results) -> dict[str, bytes]:
 
 def _title(picture: Picture) -> str:
     return f"{picture.place.block}\n{100 * picture.place.share:.0f} % building"
-
-
-def _curves(found: ComparisonFacts, by_area: bool) -> dict[str, list[CurvePoint]]:
-    curves: dict[str, list[CurvePoint]] = {}
-    for one in found.budgets:
-        size = one.km2 if by_area and one.km2 is not None else one.tiles
-        if one.iou.value is not None:
-            point = CurvePoint(size, one.iou.value, one.iou.low, one.iou.high)
-            curves.setdefault(one.experiment, []).append(point)
-    return curves
 
 
 def _maps(found: ComparisonFacts, results: Results, blocks: list[Picture]) -> dict[str, list[Any]]:

@@ -93,6 +93,13 @@ def panels(rows: Sequence[Panel], resolution: float, simulated: bool, attributio
 
 
 def reliability_chart(curve: Sequence[dict[str, float]], ece: float, simulated: bool) -> bytes:
+    """`reliability` as PNG."""
+    return png_of(reliability(curve, ece, simulated))
+
+
+def reliability(
+    curve: Sequence[dict[str, float]], ece: float, simulated: bool, attribution: Sequence[str] = ()
+) -> Figure:
     """Observed share of building against mean P(building) per bin, over a bar chart of how many pixels each bin has."""
     figure = Figure(figsize=(5.6, 5.4), dpi=DPI, layout="constrained")
     top, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -109,7 +116,9 @@ def reliability_chart(curve: Sequence[dict[str, float]], ece: float, simulated: 
     for axis in (top, below):
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
-    return png_of(figure)
+    if attribution:
+        credit(figure, attribution)
+    return figure
 
 
 def block_map(

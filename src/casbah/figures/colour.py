@@ -29,6 +29,9 @@ viridis scale, but for its yellow end, takes over where there are more."""
 
 UNKNOWN = (120, 120, 120)
 
+OUTLINE = (255, 0, 170)
+"""Of footprints: a magenta that no ground has, and that colour-blind eyes tell from the splits."""
+
 
 def display_bands(available: Sequence[str], wanted: Sequence[str] = TRUE_COLOUR) -> tuple[str, str, str]:
     """The three bands to show as red, green, blue: `wanted` where all are there, else the first band in grey."""
@@ -57,6 +60,12 @@ def stretched(image: NDArray[np.generic], limits: NDArray[np.float64]) -> NDArra
     colours = np.moveaxis((scaled * 255).round().astype(np.uint8), 0, -1)
     colours[(image == NODATA).all(axis=0)] = UNKNOWN
     return colours
+
+
+def backdrop(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture (rows, cols, 3) in pale greys: what lies over it keeps its colour."""
+    grey = picture.astype(np.float64) @ (0.299, 0.587, 0.114)
+    return np.repeat((170 + grey * 85 / 255).round().astype(np.uint8)[..., None], 3, axis=2)
 
 
 def truth_colours(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -93,9 +102,20 @@ def split_colours(names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
 
 
 def png(colours: NDArray[np.uint8]) -> bytes:
-    """RGB or RGBA bytes (rows, cols, 3 or 4) as PNG."""
+    """RGB or RGBA bytes (rows, cols, 3 or 4) as PNG, with a palette where at most 256 colours are in it."""
     buffer = io.BytesIO()
-    Image.fromarray(colours).save(buffer, "PNG", optimize=True)
+    channels = colours.shape[-1]
+    flat = np.ascontiguousarray(colours).reshape(-1, channels)
+    packed = sum(flat[:, c].astype(np.uint32) << (8 * c) for c in range(channels))
+    used, index = np.unique(packed, return_inverse=True)
+    if len(used) > 256:
+        Image.fromarray(colours).save(buffer, "PNG", optimize=True)
+        return buffer.getvalue()
+    table = np.stack([(used >> (8 * c)).astype(np.uint8) for c in range(channels)], axis=1)
+    image = Image.fromarray(index.reshape(colours.shape[:2]).astype(np.uint8), "P")
+    image.putpalette(table[:, :3].tobytes())
+    clear = {"transparency": table[:, 3].tobytes()} if channels == 4 else {}
+    image.save(buffer, "PNG", optimize=True, **clear)
     return buffer.getvalue()
 
 

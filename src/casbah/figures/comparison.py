@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from casbah.figures.charts import DPI, SIMULATED, bare, credit, png_of, scale_bar
 from casbah.figures.colour import CYCLE, split_colours
+from casbah.products.comparison import ComparisonFacts
 
 MARKERS = "os^Dvp*X"
 STYLES = ("-", "--", ":")
@@ -31,6 +32,13 @@ class CurvePoint:
 
 
 def label_curve(curves: Mapping[str, Sequence[CurvePoint]], unit: str, simulated: bool) -> bytes:
+    """`efficiency` as PNG."""
+    return png_of(efficiency(curves, unit, simulated))
+
+
+def efficiency(
+    curves: Mapping[str, Sequence[CurvePoint]], unit: str, simulated: bool, attribution: Sequence[str] = ()
+) -> Figure:
     """Test IoU of each model against what it learned from (`unit`, on a logarithmic axis), bands where given."""
     figure = Figure(figsize=(9.2, 5.0 + 0.12 * len(curves)), dpi=DPI, layout="constrained")
     axis = figure.subplots()
@@ -54,7 +62,58 @@ def label_curve(curves: Mapping[str, Sequence[CurvePoint]], unit: str, simulated
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8.5)
-    return png_of(figure)
+    if attribution:
+        credit(figure, attribution)
+    return figure
+
+
+def curves_of(facts: ComparisonFacts) -> tuple[dict[str, list[CurvePoint]], str]:
+    """The second table as curves, and the unit of their sizes: labelled km², or tiles where these overlap."""
+    by_area = all(one.km2 is not None for one in facts.budgets)
+    curves: dict[str, list[CurvePoint]] = {}
+    for one in facts.budgets:
+        size = one.km2 if by_area and one.km2 is not None else one.tiles
+        if one.iou.value is not None:
+            point = CurvePoint(size, one.iou.value, one.iou.low, one.iou.high)
+            curves.setdefault(one.experiment, []).append(point)
+    return curves, "labelled km²" if by_area else "tiles"
+
+
+def forest(facts: ComparisonFacts) -> Figure:
+    """Test IoU of every row with its 95 % interval over blocks, a dot for each seed, best on validation on top."""
+    rows = [row for row in facts.rows if row.iou.value is not None]
+    figure = Figure(figsize=(7.2, 1.5 + 0.3 * len(rows)), layout="constrained")
+    axis = figure.subplots()
+    blue, grey = (0, 114 / 255, 178 / 255), "#777"
+    best = next((row.iou.value for row in rows if row.verdict == "best"), None)
+    if best is not None:
+        axis.axvline(best, color=grey, lw=0.8, ls="--", zorder=1)
+    beside = axis.get_yaxis_transform()
+    for place, row in enumerate(rows):
+        if row.iou.value is None:
+            continue
+        if row.iou.low is not None and row.iou.high is not None:
+            axis.plot([row.iou.low, row.iou.high], [place, place], color=blue, lw=1.6, zorder=2)
+        seeds = [draw.iou for draw in row.draws if draw.iou is not None]
+        axis.plot(seeds, [place + 0.24] * len(seeds), "|", color=grey, ms=4.5, mew=0.8, zorder=2)
+        axis.plot(
+            [row.iou.value], [place], "o", color=blue, ms=5, mfc=blue if row.verdict == "best" else "white", zorder=3
+        )
+        axis.text(1.02, place, f"{row.iou.text()}   {row.verdict}", fontsize=7.5, va="center", transform=beside)
+    axis.set_yticks(range(len(rows)), [row.experiment for row in rows], fontsize=8)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.set_xlabel(
+        f"building IoU on {facts.blocks} test blocks, 95 % interval over blocks (ticks: seeds; dashed: best on "
+        "validation)", fontsize=7.5,
+    )  # fmt: skip
+    axis.tick_params(axis="x", labelsize=7.5)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="x", alpha=0.25)
+    if facts.simulated:
+        axis.set_title(SIMULATED, fontsize=9, fontweight="bold", color="#b00020", loc="left")
+    credit(figure, facts.attribution)
+    return figure
 
 
 def side_by_side(

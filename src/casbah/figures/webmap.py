@@ -1,6 +1,6 @@
 """A map to pan and zoom as one HTML file: pictures inside as data URIs, a little JavaScript, no network at all."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from casbah.figures.charts import BlockOutline
-from casbah.figures.colour import FALSE_ALARM, FOUND, MISSED, TRUTH, data_uri, jpeg, png, split_colours
+from casbah.figures.colour import FALSE_ALARM, FOUND, MISSED, OUTLINE, TRUTH, data_uri, jpeg, png, split_colours
 
 BACKDROP = (223, 228, 232)
 """Where no tile lies: the colour of the page behind the map."""
@@ -30,6 +30,12 @@ class Canvas:
     resolution: float
     """Metres of a source pixel."""
     blocks: list[BlockOutline] = field(default_factory=list)
+    pictured: bool = True
+    """Whether there is imagery below the layers."""
+    geo: dict[str, Any] | None = None
+    """Where it lies, as `page.places` says it; None: the map shows no coordinates."""
+    footprints: dict[str, Any] | None = None
+    """Outlines to click, as `page` packs them."""
 
     def __post_init__(self) -> None:
         self.step = max(1, -(-max(self.rows, self.cols) // MAXIMUM_SIDE))
@@ -61,7 +67,7 @@ class Canvas:
             "height": self.rows,
             "resolution": self.resolution,
             "layers": {
-                "colour": data_uri(jpeg(self.colour), "jpeg"),
+                **({"colour": data_uri(jpeg(self.colour), "jpeg")} if self.pictured else {}),
                 **{name: data_uri(png(picture), "png") for name, picture in self.layers.items() if picture.any()},
             },
             "blocks": [
@@ -69,26 +75,51 @@ class Canvas:
                 | {"split": b.split, "iou": b.score}
                 for b in self.blocks
             ],
+            "geo": self.geo,
+            "footprints": self.footprints,
         }
 
 
 def render_map(
-    canvases: Iterable[Canvas], *, title: str, attribution: Sequence[str], simulated: bool, note: str = ""
+    canvases: Iterable[Canvas],
+    *,
+    title: str,
+    attribution: Sequence[str],
+    simulated: bool,
+    note: str = "",
+    start: Mapping[str, Mapping[str, float]] | None = None,
 ) -> str:
-    """The whole page. Every text is escaped; the page forbids itself any request (Content-Security-Policy)."""
+    """The whole page. Every text is escaped; the page forbids itself any request (Content-Security-Policy).
+
+    `start` says which layers are shown at first and how opaque, where that is not as in the report of an evaluation:
+    `show` and `opacity`, layer -> number.
+    """
     areas = [canvas.data() for canvas in canvases]
+    layers = {name for area in areas for name in area["layers"]}
     names = sorted({block["split"] for area in areas for block in area["blocks"]})
     return (
         environment()
         .get_template("map.html.j2")
         .render(
             title=title,
-            data={"areas": areas, "splits": {name: _css(colour) for name, colour in split_colours(names).items()}},
+            data={
+                "areas": areas,
+                "splits": {name: _css(colour) for name, colour in split_colours(names).items()},
+                "start": start or {},
+                "outline": _css(OUTLINE),
+            },
             attribution=list(attribution),
             simulated=simulated,
             note=note,
-            colours={"found": _css(FOUND), "alarm": _css(FALSE_ALARM), "missed": _css(MISSED), "truth": _css(TRUTH)},
-            has_prediction=any("error" in area["layers"] for area in areas),
+            colours={
+                "found": _css(FOUND),
+                "alarm": _css(FALSE_ALARM),
+                "missed": _css(MISSED),
+                "truth": _css(TRUTH),
+                "outline": _css(OUTLINE),
+            },
+            layers=layers,
+            has_footprints=any(area["footprints"] for area in areas),
         )
     )
 
