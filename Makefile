@@ -19,7 +19,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down test test-study test-unit test-images lint format types bench pisa algiers pipeline locks \
+.PHONY: help install demo up down test test-study test-unit test-images lint format types bench pisa maps algiers pipeline locks \
 	images images-sizes images-sbom images-scan images-push clean clean-data FORCE
 
 help: ## List the targets
@@ -118,6 +118,9 @@ bench: install ## Speed, as ratios measured side by side in one run
 
 pisa: install ## The study on real imagery and footprints of Pisa (needs the data folder: SHARED=../shared)
 	@$(BIN)/python studies/pisa.py --shared $(or $(SHARED),../shared) --output runs/pisa
+
+maps: install ## From model to map on real imagery: Pisa, and Valencia which the model never saw (SHARED=../shared)
+	@$(BIN)/python studies/maps.py --shared $(or $(SHARED),../shared) --output runs/maps
 
 algiers: install ## The case study: real imagery and OpenStreetMap of Algiers (needs the internet)
 	@$(BIN)/casbah pipeline run --output runs/algiers aoi=algiers labels=osm start=2023-06-01 end=2023-09-30 periods=2
