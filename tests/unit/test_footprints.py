@@ -122,12 +122,14 @@ def test_every_pixel_at_or_above_the_threshold_lies_in_one_polygon_and_no_other_
 
 
 def test_polygons_are_valid_and_apart_and_have_no_seam_of_a_window(tmp_path: Path) -> None:
-    shapes = drawn(tmp_path, patches(), window=16, minimum_area=0).footprints().geometry.to_numpy()
-    assert shapely.is_valid(shapes).all()
-    assert (shapely.get_type_id(shapes) == shapely.GeometryType.POLYGON).all()
-    first, second = shapely.STRtree(shapes).query(shapes, predicate="intersects")
-    over = shapely.area(shapely.intersection(shapes[first], shapes[second]))[first != second]
-    assert over.max(initial=0) < 1e-3
+    for metres in (0, 1, 20):
+        made = drawn(tmp_path, patches(), window=16, minimum_area=0, simplify=metres)
+        shapes = made.footprints().geometry.to_numpy()
+        assert shapely.is_valid(shapes).all()
+        assert (shapely.get_type_id(shapes) == shapely.GeometryType.POLYGON).all()
+        first, second = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+        over = shapely.area(shapely.intersection(shapes[first], shapes[second]))[first != second]
+        assert over.max(initial=0) < 1e-3, f"simplified by {metres} m"
     whole = covered(block_of(100, 100, 600, 300))
     found = only(drawn(tmp_path / "one", whole, window=16, simplify=0, square=False))
     x, y = shapely.get_coordinates(found).T - [[GRID.west], [GRID.north]]
@@ -170,6 +172,9 @@ def test_a_turned_rectangle_and_an_l_get_right_angles_and_a_disc_does_not(tmp_pa
         assert angles(shape).max() < 0.1, name
         shared = shape.intersection(truth).area
         assert shared / (shape.area + truth.area - shared) > 0.93, name
+    octagon = rotate(Point(at(700, 700)).buffer(90, quad_segs=2), 30)
+    corners = drawn(tmp_path / "octagon", covered(octagon)).footprints().geometry.iloc[0]
+    assert angles(corners).max() > 20, "eight corners have no direction"
     (round_,) = by_place["disc"]
     assert len(round_.exterior.coords) > 8
     raw = drawn(tmp_path, covered(), square=False, name="raw").footprints().geometry.to_numpy()
@@ -264,6 +269,8 @@ def test_every_format_opens_with_the_same_polygons_and_says_what_they_are(tmp_pa
         assert "is 0.5 or more" in said["description"]
         assert "Copernicus Sentinel data 2023; Buildings: Casbah's tests (CC0-1.0)" in said["attribution"]
         assert said["licence"] == "as the sources named in the attribution ask"
+    assert parquet["casbah:simulated"] == "true"
+    assert all(other["casbah"] == "simulated=true" for other in others), "as GDAL splits a key with a colon"
     for name in ("footprints.parquet", "footprints.gpkg", "footprints.fgb"):
         assert read_vector(made.path / name, Area(GRID)).simulated, "made of simulated data, and read back as such"
 
