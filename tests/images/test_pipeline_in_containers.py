@@ -254,7 +254,7 @@ def test_the_serving_image_answers_for_the_champion(
         body = json.dumps({"inputs": images.astype("float32").tolist()}).encode()
         asked = urllib.request.Request(f"{address}/invocations", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(asked, timeout=120) as answer:
-            found = np.asarray(json.loads(answer.read())["predictions"])
+            found = np.asarray(json.loads(answer.read())["predictions"]["probability"])
         from casbah.models import load
 
         np.testing.assert_allclose(found, load(model).probabilities(images.astype("uint16")), atol=1e-5)

@@ -1,30 +1,25 @@
 """The register stage: a model becomes a version in MLflow, and champion only on evidence."""
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 import casbah
 from casbah import mlflow_server
 from casbah.addresses import shown
 from casbah.blocks import seen_among
 from casbah.errors import InputError
-from casbah.models.graph import FACTORY
 from casbah.products.evaluation import EvaluationMetrics
-from casbah.products.model import ModelBundle
 from casbah.progress import say
 from casbah.register.candidate import Candidate, open_candidate
+from casbah.register.card import in_short
 from casbah.register.comparison import compare, evaluation_folder
+from casbah.register.logged import log_model
 from casbah.register.promotion import Decision
 from casbah.register.versions import (
     CHALLENGER,
@@ -45,16 +40,8 @@ from casbah.register.versions import (
 EXPERIMENT = "casbah"
 PROMOTED, KEPT, NOT_COMPARED = "promoted", "kept as challenger", "not compared"
 
-REQUIREMENTS: dict[str, tuple[str, ...]] = {
-    "network": ("numpy", "pydantic", "torch", "torchvision", "terratorch", "torchgeo", "lightning",
-                "segmentation-models-pytorch", "safetensors", "PyYAML", "jsonargparse", "rich"),
-    "trees": ("numpy", "pydantic", "scipy", "safetensors", "PyYAML", "rich"),
-    "ensemble": ("numpy", "pydantic", "safetensors", "PyYAML", "rich"),
-}  # fmt: skip
-"""What a registered model of each kind needs beside Casbah's own code, which travels with it."""
-
-FACTORY_REQUIREMENTS = {FACTORY: ("torch-geometric", "scikit-image", "scipy")}
-"""What networks of a model factory need on top."""
+PARAGRAPH = "\n\n"
+"""In a version's description, between what was decided and what model it is."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +136,9 @@ def _before(client: Any, name: str, current: Any) -> Any:
 
 
 def _add(client: Any, name: str, version: Any, sentence: str) -> None:
-    """Say one thing more on a version: what was decided on it stays."""
-    client.update_model_version(name, number_of(version), description=f"{version.description or ''} {sentence}".strip())
+    """Say one thing more on a version: what was decided on it stays, and what model it is comes after it."""
+    decided, gap, model = (version.description or "").partition(PARAGRAPH)
+    client.update_model_version(name, number_of(version), description=f"{decided} {sentence}".strip() + gap + model)
 
 
 def _register(mlflow: Any, client: Any, uri: str, name: str, candidate: Candidate) -> Registration:
@@ -164,7 +152,7 @@ def _register(mlflow: Any, client: Any, uri: str, name: str, candidate: Candidat
     elif candidate.tiles is not None:
         client.set_model_version_tag(name, number_of(version), "casbah.split", candidate.split)
     number, alias = number_of(version), CHAMPION if decision.promoted else CHALLENGER
-    _write_decision(client, name, number, decision, alias)
+    _write_decision(client, name, number, decision, alias, in_short(candidate))
     return Registration(name, number, alias, decision.reason, page_of(uri, name, number))
 
 
@@ -211,50 +199,8 @@ def _log(mlflow: Any, name: str, candidate: Candidate) -> Any:
         mlflow.log_metrics(_scores(candidate.metrics))
         mlflow.set_tags(_tags(candidate))
         mlflow.log_artifacts(str(candidate.evaluation.path), evaluation_folder(candidate.evaluation.digest))
-        info = _log_model(mlflow, candidate.model)
+        info = log_model(mlflow, name, candidate)
     return mlflow.register_model(info.model_uri, name, tags=_tags(candidate))
-
-
-def _log_model(mlflow: Any, model: ModelBundle) -> Any:
-    import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    training = model.training
-    size = training.tile_size
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype("float32"), (-1, training.periods, len(training.bands), -1, -1))]),
-        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, -1, -1))]),
-    )
-    example = np.full((1, training.periods, len(training.bands), size, size), 1500, dtype="float32")
-    with tempfile.TemporaryDirectory() as scratch:
-        code = Path(scratch) / "casbah"
-        shutil.copytree(Path(casbah.__file__).parent, code, ignore=shutil.ignore_patterns("__pycache__"))
-        return mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(Path(__file__).with_name("served.py")),
-            artifacts={"bundle": str(model.path)},
-            code_paths=[str(code)],
-            signature=signature,
-            input_example=example,
-            pip_requirements=_requirements(model),
-        )
-
-
-def _requirements(model: ModelBundle) -> list[str]:
-    """Pinned to what is installed here; local version labels (`+cpu`) are left out, since no index serves them."""
-    wanted = dict.fromkeys(("mlflow", *_needed(model)))  # each once, in a steady order
-    return [f"{package}=={importlib.metadata.version(package).split('+')[0]}" for package in wanted]
-
-
-def _needed(model: ModelBundle) -> Iterator[str]:
-    """What a model needs, and what its members do."""
-    yield from REQUIREMENTS[model.training.kind]
-    if model.training.kind == "network":
-        config = yaml.safe_load(model.config_path.read_text(encoding="utf-8"))
-        yield from FACTORY_REQUIREMENTS.get(config["model"]["init_args"].get("model_factory"), ())
-    for member in model.members.values():
-        yield from _needed(member)
 
 
 def _scores(metrics: EvaluationMetrics) -> dict[str, float]:
@@ -314,9 +260,9 @@ def _run(command: list[str]) -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
-def _write_decision(client: Any, name: str, version: str, decision: Decision, alias: str) -> None:
-    """Say on the version what was decided, why, and how often ground of these test blocks had decided before; then
-    give it the alias.
+def _write_decision(client: Any, name: str, version: str, decision: Decision, alias: str, model: str) -> None:
+    """Say on the version what was decided, why, how often ground of these test blocks had decided before, and what
+    `model` it is; then give it the alias.
 
     The blocks are written before the alias moves, so that they count as looked at even where this run breaks off. The
     tag `casbah.decision` comes last: a version that has it is decided on again only if nothing was compared.
@@ -335,7 +281,7 @@ def _write_decision(client: Any, name: str, version: str, decision: Decision, al
     for key, value in tags.items():
         client.set_model_version_tag(name, version, key, value)
     again = f" These test blocks had decided {decided} time(s) before." if decision.compared else ""
-    client.update_model_version(name, version, description=f"{decision.reason}.{again}")
+    client.update_model_version(name, version, description=f"{decision.reason}.{again}{PARAGRAPH}{model}")
     client.set_registered_model_alias(name, alias, version)
     kept = KEPT if decision.compared else NOT_COMPARED
     client.set_model_version_tag(name, version, DECISION, PROMOTED if decision.promoted else kept)
