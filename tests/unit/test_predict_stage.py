@@ -504,9 +504,9 @@ print(re.search(r"VmHWM:\\s*([0-9]+) kB", open("/proc/self/status").read())[1])
 
 
 def test_memory_does_not_grow_with_the_raster(model: Path, tmp_path: Path) -> None:
-    """Four times the pixels: a layer of the whole map in float32 would be 27 MB more, the images 54 MB."""
+    """Nine times the pixels: a layer of the whole map in float32 would be 72 MB more, the images 144 MB."""
     peaks = []
-    for side in (1500, 3000):
+    for side in (1500, 4500):
         raster = write_raster(tmp_path / f"{side}.tif", np.tile(pixels(500, 500), (1, side // 500, side // 500)))
         done = subprocess.run(
             [sys.executable, "-c", MEASURED, str(model), str(raster), str(tmp_path / f"map{side}")],
@@ -516,7 +516,7 @@ def test_memory_does_not_grow_with_the_raster(model: Path, tmp_path: Path) -> No
         )
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout) * 1024)
-    assert peaks[1] - peaks[0] < 16e6, f"{peaks[0] / 1e6:.0f} MB, then {peaks[1] / 1e6:.0f} MB"
+    assert peaks[1] - peaks[0] < 36e6, f"{peaks[0] / 1e6:.0f} MB, then {peaks[1] / 1e6:.0f} MB"
 
 
 def test_a_second_run_of_the_same_map_waits_for_nobody(

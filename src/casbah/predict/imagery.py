@@ -36,7 +36,7 @@ from casbah.storage import Location, Store
 CACHE_BYTES = 256 * 2**20
 """GDAL's cache of decoded tiles: what two rows of windows share of them stays in it."""
 
-SAMPLES, SAMPLE_SIDE = 5, 96
+SAMPLES, SAMPLE_SIDE = 4, 96
 """A raster is looked at in so many places across and down, of so many pixels each, before a model is shown it."""
 
 LEVEL_TAGS = ("level", "processing_level", "processing:level")
@@ -159,8 +159,9 @@ def _of_raster(text: str, training: Training, patience: Patience) -> Imagery:
             _check_fit(shown(text), training, level, training.periods, grid.resolution)
             _check_type(dataset)
             _check_scale(dataset, shown(text))
-            sample = patience.insist(lambda: _sample(dataset, bands), RasterioError if remote else ())
-            _check_values(sample, shown(text), training, tags)
+            checked = _checked(bands, training)
+            sample = patience.insist(lambda: _sample(dataset, checked), RasterioError if remote else ())
+            _check_values(sample, shown(text), tags)
     attribution = tags.get("attribution")
     return Imagery(
         name=Path(shown(text)).name,
@@ -295,6 +296,12 @@ def _sample(dataset: Any, bands: Sequence[Sequence[int]]) -> NDArray[np.uint16]:
     return np.concatenate(parts, axis=2)
 
 
+def _checked(bands: Sequence[Sequence[int]], training: Training) -> list[list[int]]:
+    """The numbers of those bands that tell of an offset, or of all where the model takes none of them."""
+    chosen = [i for i, name in enumerate(training.bands) if name in CHECKED_BANDS] or range(len(training.bands))
+    return [[period[i] for i in chosen] for period in bands]
+
+
 def _spread(length: int) -> list[int]:
     return sorted({int(start) for start in np.linspace(0, max(length - SAMPLE_SIDE, 0), SAMPLES)})
 
@@ -309,7 +316,7 @@ def _read(dataset: Any, bands: Sequence[Sequence[int]], window: Window) -> NDArr
     return values.reshape(len(bands), len(bands[0]), *values.shape[1:])
 
 
-def _check_values(sample: NDArray[np.uint16], where: str, training: Training, tags: dict[str, str]) -> None:
+def _check_values(sample: NDArray[np.uint16], where: str, tags: dict[str, str]) -> None:
     seen = sample[sample != NODATA]
     if not seen.size:
         return  # of the rest of a raster this says nothing
@@ -326,11 +333,9 @@ def _check_values(sample: NDArray[np.uint16], where: str, training: Training, ta
         )
     if tags.get(APPLIED, "").lower() in ("true", "yes", "1"):
         return
-    checked = [i for i, name in enumerate(training.bands) if name in CHECKED_BANDS] or range(len(training.bands))
     for period in sample:
-        dark = [
-            found for i in checked if (found := dark_percentiles(period[i], np.ones(period[i].shape, bool))) is not None
-        ]
+        found = [dark_percentiles(values, np.ones(values.shape, bool)) for values in period]
+        dark = [percentiles for percentiles in found if percentiles is not None]
         offset, words = read_pixels(np.array(dark) if dark else None)
         if offset == BOA_OFFSET:
             raise InputError(

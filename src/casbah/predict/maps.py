@@ -97,10 +97,7 @@ def write_unlike(mask: Path, flagged: NDArray[np.bool_], target: Path, tags: dic
 
 def _finish(vrt: str, target: Path, how: Resampling, colours: Colours | None) -> None:
     flat = target.with_suffix(".flat")
-    rasterio.shutil.copy(
-        vrt, flat, driver="GTiff", tiled=True, blockxsize=TILE, blockysize=TILE, compress="deflate", zlevel=1,
-        bigtiff="if_safer",
-    )  # fmt: skip
+    rasterio.shutil.copy(vrt, flat, driver="GTiff", tiled=True, blockxsize=TILE, blockysize=TILE, bigtiff="if_safer")
     _coloured(flat, target, how, colours)
 
 
@@ -121,5 +118,5 @@ def _coloured(flat: Path, target: Path, how: Resampling, colours: Colours | None
 def _flat_profile(grid: Grid, kind: str) -> dict[str, object]:
     return grid.profile(
         driver="GTiff", count=1, dtype=kind, nodata=NODATA[kind], tiled=True, blockxsize=TILE, blockysize=TILE,
-        compress="deflate", zlevel=1, bigtiff="if_safer",
+        bigtiff="if_safer",
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,12 @@ import casbah
 from casbah import models
 from casbah.addresses import shown
 from casbah.errors import InputError, WorldError
+from casbah.lanes import ahead, behind
 from casbah.patience import Patience
 from casbah.predict import maps, unlike
 from casbah.predict.blending import add_row, sizes, unobserved
 from casbah.predict.describe import stac_item, tags_of
 from casbah.predict.imagery import CACHE_BYTES, Imagery, open_imagery, reading
-from casbah.predict.lanes import ahead, behind
 from casbah.predict.passes import Passes, on_device
 from casbah.predict.plan import Block, Plan
 from casbah.products.manifest import check_target
@@ -395,11 +396,12 @@ class Maker:
         grid, tags = self.imagery.grid, tags_of(info)
         names = ["probability of building", f"standard deviation over {info.uncertainty}"][: self.passes.count]
         files = ["probability.tif", "uncertainty.tif"]
-        with task("write maps", len(names) + 2) as progress:
+        with task("write maps", len(names) + 2) as progress, ThreadPoolExecutor() as pool:
+            mask = pool.submit(maps.write_mask, blocks, len(names) + 1, grid, directory / "mask.tif", tags)
             for band, (name, file) in enumerate(zip(names, files, strict=False), start=1):
                 maps.write_probability(blocks, band, grid, directory / file, info.values, name, tags)
                 progress.advance(note=file)
-            maps.write_mask(blocks, len(names) + 1, grid, directory / "mask.tif", tags)
+            mask.result()
             progress.advance(note="mask.tif")
             maps.write_unlike(directory / "mask.tif", cells.flagged(), directory / "unlike.tif", tags)
             progress.advance(note="unlike.tif")

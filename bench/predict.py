@@ -1,0 +1,303 @@
+"""Prediction of a whole scene: against TerraTorch's tiled inference, and against the bare passes of the same windows.
+
+python -m bench.predict [--pixels 1536] [--model unet|galileo] [--rounds 3]
+python -m bench.predict --large 30000
+
+On one simulated raster (12 bands, uint16, a COG) and one network with random weights, each in a process of its own:
+  passes      the network's forward passes of the very windows that `predict` makes, normalised;
+  predict     the whole stage: reading, normalising, passes, blending, mask, COGs with overviews, checksums;
+  blended     the same windows of the raster in memory: no reading, no writing;
+  terratorch  `terratorch.tasks.tiled_inference.tiled_inference` of the raster in memory, normalised as a whole, with
+              the same window and as many pixels between windows; nothing is read or written. In the network's own
+              precision, as the rows above (bfloat16 where the hardware has it);
+  float32     the same without `casbah.models.network.precision`, as TerraTorch's own task computes by default.
+TerraTorch blends whatever the model's callable gives: it is given P(building) here, in batches of 16 windows (its
+default). It fades windows along another ramp, crops 8 px of each (`delta`, by default), and pads the
+raster by reflection, so that its windows lie 8 px further north and west. Where the two must agree (`agree`), both are
+given a network that sees each pixel alone: then neither windows nor ramps may matter.
+
+--large N makes a sparse raster of N x N pixels, of which one percent is observed here and there and the rest is a hole
+in the file, and records the peak of resident memory with a small network.
+"""
+
+import argparse
+import json
+import math
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import torch
+from rasterio.windows import Window
+
+from bench._turns import measure
+from bench.training import galileo, unet
+from casbah import models
+from casbah.bands import BAND_NAMES, TEN_BANDS
+from casbah.grid import Grid
+from casbah.models import network
+from casbah.predict import blended, predict
+from casbah.predict.blending import Axis, sizes
+from casbah.products.model import ModelBundle, Training
+
+TILE_SIZE = 64
+WAYS = ("passes", "blended", "predict", "terratorch", "float32")
+
+
+class PixelByPixel(torch.nn.Module):
+    """A network that sees each pixel alone."""
+
+    def __init__(self, bands: int) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Conv2d(bands, 16, 1), torch.nn.ReLU(), torch.nn.Conv2d(16, 2, 1))
+
+    def forward(self, images: torch.Tensor) -> Any:
+        class Output:
+            output = self.layers(images)
+
+        return Output()
+
+
+def make_predictor(kind: str) -> network.NetworkPredictor:
+    """A network with random weights, as a bundle of it would be loaded."""
+    torch.manual_seed(0)
+    bands = TEN_BANDS if kind == "galileo" else BAND_NAMES
+    facts: dict[str, Any] = {"mean": [[1500.0] * len(bands)], "std": [[600.0] * len(bands)], "source": "bench"}
+    training = Training(
+        experiment=f"bench {kind}",
+        kind="network",
+        bands=bands,
+        periods=1,
+        level="L2A",
+        resolution=10.0,
+        tile_size=TILE_SIZE,
+        building_cover=50,
+        threshold=0.5,
+        normalisation=facts,
+        input_range={name: [200, 4000] for name in bands},
+        blocks={},
+        tiles="",
+        config="",
+        seed=0,
+        parameters=0,
+    )
+    if kind == "galileo":
+        return network.NetworkPredictor(training, galileo(), "frames", mixed_precision=True)
+    if kind == "pixels":
+        return network.NetworkPredictor(training, PixelByPixel(len(bands)), "channels")
+    return network.NetworkPredictor(
+        training, unet(), "channels", upsample=2 if kind == "upsampled" else 1, mixed_precision=True
+    )
+
+
+def make_raster(path: Path, pixels: int) -> None:
+    """A COG-like GeoTIFF of hills and noise, band after band."""
+    rng = np.random.default_rng(0)
+    grid = Grid("EPSG:32631", 500_000.0, 4_060_000.0, pixels, pixels)
+    profile = grid.profile(
+        driver="GTiff", count=len(BAND_NAMES), dtype="uint16", nodata=0, tiled=True, blockxsize=512, blockysize=512,
+        compress="deflate", predictor=2, interleave="band",
+    )  # fmt: skip
+    hills = 1500 + 800 * np.sin(np.arange(pixels) / 40)[:, None] * np.cos(np.arange(pixels) / 50)
+    with rasterio.open(path, "w", **profile) as target:
+        for number, name in enumerate(BAND_NAMES, start=1):
+            target.write(np.clip(hills + rng.normal(0, 120, hills.shape), 1, None).astype("uint16"), number)
+            target.set_band_description(number, name)
+        target.update_tags(LEVEL="L2A")
+
+
+def make_sparse(path: Path, pixels: int) -> None:
+    """A raster of which one part in a hundred is observed and the rest takes no room."""
+    rng = np.random.default_rng(0)
+    grid = Grid("EPSG:32631", 500_000.0, 4_060_000.0, pixels, pixels)
+    profile = grid.profile(
+        driver="GTiff", count=len(BAND_NAMES), dtype="uint16", nodata=0, tiled=True, blockxsize=512, blockysize=512,
+        compress="deflate", interleave="band", sparse_ok=True, bigtiff="yes",
+    )  # fmt: skip
+    side = max(1, pixels // 512)
+    with rasterio.open(path, "w", **profile) as target:
+        for number, name in enumerate(BAND_NAMES, start=1):
+            target.set_band_description(number, name)
+        target.update_tags(LEVEL="L2A")
+        for place in rng.choice(side * side, max(1, side * side // 100), replace=False):
+            window = Window(int(place % side) * 512, int(place // side) * 512, 512, 512)
+            height, width = min(512, pixels - window.row_off), min(512, pixels - window.col_off)
+            target.write(
+                rng.integers(300, 3000, (len(BAND_NAMES), height, width), dtype="uint16"),
+                window=Window(window.col_off, window.row_off, width, height),
+            )
+
+
+def bundle_of(path: Path, predictor: network.NetworkPredictor) -> ModelBundle:
+    """A bundle that is never loaded."""
+    with ModelBundle.write(path, parameters={}) as draft:
+        (draft.directory / "config.yaml").write_text("bench: true\n")
+        (draft.directory / "weights.safetensors").write_bytes(b"none")
+        draft.write_json("metrics.json", {})
+        draft.write_json("training.json", json.loads(predictor.training.model_dump_json()))
+    return ModelBundle.open(path)
+
+
+def read(raster: Path, predictor: network.NetworkPredictor) -> np.ndarray:
+    """(1, 1, bands, rows, cols)."""
+    with rasterio.open(raster) as dataset:
+        return dataset.read([BAND_NAMES.index(name) + 1 for name in predictor.training.bands])[None, None]
+
+
+def passes(predictor: network.NetworkPredictor, raster: Path) -> Callable[[], None]:
+    """The forward passes alone, of windows that lie normalised in memory, as many at once as Casbah takes."""
+    images = read(raster, predictor)
+    window, overlap = sizes(predictor.training, None, None)
+    rows, cols = (Axis.cut(side, window, overlap) for side in images.shape[-2:])
+    batch = predictor.at_once(rows.size, cols.size)
+    corners = [(row, col) for row in rows.starts for col in cols.starts]
+    normal = np.empty(images.shape, np.float32)
+    predictor._normalisation.apply(images, normal)
+    batches = []
+    for start in range(0, len(corners), batch):
+        parts = [normal[0, ..., r : r + window, c : c + window] for r, c in corners[start : start + batch]]
+        batches.append(torch.from_numpy(network.arrange(np.stack(parts), predictor.layout)))
+
+    def run() -> None:
+        with torch.inference_mode(), network.precision(predictor.device, predictor.mixed_precision):
+            for part in batches:
+                network.logits(predictor.model, part.to(predictor.device), predictor.upsample).float().softmax(1).cpu()
+
+    return run
+
+
+def tiled(predictor: network.NetworkPredictor, raster: Path, mixed_precision: bool) -> Callable[[], torch.Tensor]:
+    """TerraTorch's tiled inference of the whole raster."""
+    from terratorch.tasks.tiled_inference import tiled_inference
+
+    images = read(raster, predictor)
+    window, overlap = sizes(predictor.training, None, None)
+    normal = np.empty(images.shape, np.float32)
+    predictor._normalisation.apply(images, normal)
+    inputs = torch.from_numpy(network.arrange(normal, predictor.layout)).contiguous()
+
+    def forward(part: torch.Tensor) -> torch.Tensor:
+        with network.precision(predictor.device, mixed_precision and predictor.mixed_precision):
+            return network.logits(predictor.model, part, predictor.upsample).float().softmax(1)
+
+    def run() -> torch.Tensor:
+        place = str(predictor.device)
+        found: torch.Tensor = tiled_inference(forward, inputs, crop=window, stride=window - overlap, device=place)
+        return found
+
+    return run
+
+
+def one(way: str, kind: str, raster: Path, rounds: int) -> dict[str, float]:
+    """The best wall and CPU seconds of some rounds of one way in this process, and its peak of memory in MB."""
+    predictor = make_predictor(kind)
+    models.load = lambda _: predictor  # type: ignore[assignment]
+    with tempfile.TemporaryDirectory(dir=raster.parent) as scratch:
+        folder = Path(scratch)
+        runs: dict[str, Callable[[], Any]] = {}
+        if way == "predict":
+            bundle = bundle_of(folder / "model", predictor)
+            numbers = iter(range(1000))
+            runs[way] = lambda: predict(bundle.path, raster, folder / f"map{next(numbers)}")
+        elif way == "blended":
+            images = read(raster, predictor)
+            runs[way] = lambda: blended(predictor, images)
+        elif way == "passes":
+            runs[way] = passes(predictor, raster)
+        else:
+            runs[way] = tiled(predictor, raster, way == "terratorch")
+        wall, cpu = measure(runs, rounds)
+    return {"seconds": wall[way], "cpu": cpu[way], "peak": peak()}
+
+
+def peak() -> float:
+    """MB of resident memory at the peak of this process."""
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    return int(found[1]) / 1000 if found else math.nan
+
+
+def agreement(raster: Path) -> float:
+    """How far Casbah's and TerraTorch's maps of a network that sees each pixel alone lie apart at the most."""
+    predictor = make_predictor("pixels")
+    ours = blended(predictor, read(raster, predictor))[0]
+    theirs = tiled(predictor, raster, True)()[0, 1].numpy()
+    return float(abs(ours - theirs).max())
+
+
+def compare(pixels: int, kind: str, rounds: int) -> None:
+    """Print a row per way."""
+    with tempfile.TemporaryDirectory() as scratch:
+        raster = Path(scratch) / "raster.tif"
+        make_raster(raster, pixels)
+        found: dict[str, dict[str, float]] = {}
+        for _ in range(rounds):  # taking turns, so that all meet the same neighbours
+            for way in WAYS:
+                words = [sys.executable, "-m", "bench.predict", "--way", way, "--model", kind, "--raster", str(raster)]
+                done = subprocess.run([*words, "--rounds", "2"], check=True, capture_output=True, text=True)
+                now = json.loads(done.stdout)
+                before = found.get(way, now)
+                best = {name: min(now[name], before[name]) for name in ("seconds", "cpu")}
+                found[way] = best | {"peak": max(now["peak"], before["peak"])}
+        apart = agreement(raster)
+    print(
+        f"{pixels} x {pixels} pixels, {kind}, window and overlap {sizes(make_predictor(kind).training, None, None)} px"
+    )
+    print("| way | s | Mpx/s | CPU s | peak MB | as fast as terratorch: s, CPU s | as the passes: s, CPU s |")
+    print("|---|---|---|---|---|---|---|")
+    for way, row in found.items():
+        pace = pixels**2 / 1e6 / row["seconds"]
+        against = [
+            ", ".join(f"{found[other][kind] / row[kind]:.2f}" for kind in ("seconds", "cpu"))
+            for other in ("terratorch", "passes")
+        ]
+        numbers = f"{row['seconds']:.2f} | {pace:.3f} | {row['cpu']:.2f} | {row['peak']:.0f}"
+        print(f"| {way} | {numbers} | {' | '.join(against)} |")
+    print(f"\nOf a network that sees each pixel alone the two maps lie at most {apart:.1e} apart.")
+
+
+def large(pixels: int) -> None:
+    """Print seconds and the peak of memory for a sparse raster."""
+    predictor = make_predictor("pixels")
+    models.load = lambda _: predictor  # type: ignore[assignment]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        make_sparse(folder / "raster.tif", pixels)
+        # The raster is made by another process, so that its memory does not count.
+        before, began = peak(), time.perf_counter()
+        made = predict(bundle_of(folder / "model", predictor).path, folder / "raster.tif", folder / "map")
+        seconds = time.perf_counter() - began
+        size = sum(file.stat().st_size for file in made.path.iterdir())
+    imagery = pixels**2 * len(BAND_NAMES) * 2 / 1e9
+    print(
+        f"{pixels} x {pixels} pixels ({imagery:.2f} GB of imagery, one percent observed): {seconds:.0f} s, peak "
+        f"{peak():.0f} MB ({before:.0f} MB before), {size / 1e6:.0f} MB written"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pixels", type=int, default=1536)
+    parser.add_argument("--model", default="unet", choices=("unet", "upsampled", "galileo", "pixels"))
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--large", type=int)
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--raster", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    if asked.way:
+        print(json.dumps(one(asked.way, asked.model, asked.raster, asked.rounds)))
+    elif asked.large:
+        large(asked.large)
+    else:
+        compare(asked.pixels, asked.model, asked.rounds)
+
+
+if __name__ == "__main__":
+    main()
