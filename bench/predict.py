@@ -269,7 +269,6 @@ def large(pixels: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         make_sparse(folder / "raster.tif", pixels)
-        # The raster is made by another process, so that its memory does not count.
         before, began = peak(), time.perf_counter()
         made = predict(bundle_of(folder / "model", predictor).path, folder / "raster.tif", folder / "map")
         seconds = time.perf_counter() - began

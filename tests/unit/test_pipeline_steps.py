@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from builders import GRID, cover_of, houses, make_prediction, make_scene, make_tiles
+from predictors import bundle, use
 from scored_models import make_bundle
 
 from casbah.pipeline import inputs, steps
@@ -14,6 +15,7 @@ from casbah.products.footprints import FootprintSet
 from casbah.products.labels import LabelSet
 from casbah.products.manifest import sha256_of
 from casbah.products.model import ModelBundle
+from casbah.products.prediction import Prediction
 
 ADDRESS = "https://example.org/tuscany/buildings.gpkg"
 SAID = {"licence": "CC-BY-4.0", "attribution": "Regione Toscana", "vintage": "1988-2013"}
@@ -180,12 +182,35 @@ def test_a_step_of_footprints_ends_in_one_sentence_where_its_input_is_none(
     assert "scene is a scene; a prediction is wanted here" in capsys.readouterr().err
 
 
-def test_the_component_of_footprints_compiles_by_itself(tmp_path: Path) -> None:
-    from kfp import compiler
+MAPPED: dict[str, Any] = {
+    "window": 0,
+    "overlap": -1,
+    "values": "uint8",
+    "threshold": 0.0,
+    "flips": False,
+    "uncertainty": False,
+}
 
-    from components.footprints.component import footprints
 
-    compiler.Compiler().compile(footprints, str(tmp_path / "footprints.yaml"))
-    text = (tmp_path / "footprints.yaml").read_text()
-    assert "casbah-footprints:" in text
-    assert "steps.footprints(" in text
+def test_a_bundle_of_the_run_maps_its_scene_and_the_ui_is_told_by_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch)
+    scene, model = make_scene(tmp_path / "scene", GRID), bundle(tmp_path / "model")
+    made, given, of = (SimpleNamespace(path=str(tmp_path / n), metadata={}) for n in ("map", "scene", "model"))
+    steps.predict(made, model=of, scene=given, **MAPPED | {"window": 64, "threshold": 0.3})
+    product = Prediction.open(tmp_path / "map")
+    assert (product.info.window, product.info.overlap, product.info.threshold) == (64, 32, 0.3)
+    assert product.manifest.inputs == {"scene": scene.digest, "model": model.digest}
+    assert made.metadata["model"] == product.info.model.name
+    assert made.metadata["simulated"] == "true"
+
+
+def test_a_map_by_a_fetched_model_names_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch)
+    make_scene(tmp_path / "scene", GRID)
+    bundle(tmp_path / "model")
+    made, given, of = (SimpleNamespace(path=str(tmp_path / n), metadata={}) for n in ("map", "scene", "model"))
+    of.metadata["registered"] = "casbah-buildings version 3"
+    steps.predict(made, model=of, scene=given, **MAPPED)
+    assert Prediction.open(tmp_path / "map").info.model.registered == "casbah-buildings version 3"
