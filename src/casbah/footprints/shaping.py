@@ -19,9 +19,6 @@ MOST = 0.05
 TRIES = (1.0, 0.5, 0.25)
 """Parts of the tolerance that simplification is tried with, the largest first that keeps the area."""
 
-ONE_DIRECTION = 0.7
-"""Strength (0-1) of a shape's direction from which on it is squared: 1 for a rectangle, 0 for a disc or an octagon."""
-
 SQUARED_PIXELS = 4
 """Fewer pixels have no direction of their own: the contour of a lone one is a square on its corner."""
 
@@ -131,10 +128,8 @@ def _part(forms: Forms) -> None:
 
 
 def _squared(contour: shapely.Polygon, simplified: shapely.Polygon, most: float) -> shapely.Polygon | None:
-    """The outline with every side along or across its dominant direction; None where the shape has none."""
-    angle, strength = _direction(simplified)
-    if strength < ONE_DIRECTION:
-        return None
+    """The outline with every side along or across its dominant direction; None where that is another shape."""
+    angle = _direction(simplified)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     origin = shapely.get_coordinates(shapely.centroid(contour))[0]
     rings = [_rectilinear((shapely.get_coordinates(ring) - origin) @ turn) for ring in shapely.get_rings(simplified)]
@@ -150,8 +145,8 @@ def _squared(contour: shapely.Polygon, simplified: shapely.Polygon, most: float)
     return shapely.normalize(made) if alike >= ALIKE else None
 
 
-def _direction(polygon: shapely.Polygon) -> tuple[float, float]:
-    """The direction (radians from east) that most of the outer ring runs along or across, and its strength (0-1).
+def _direction(polygon: shapely.Polygon) -> float:
+    """The direction (radians from east) that most of the outer ring runs along or across.
 
     Directions that differ by right angles are one: the mean of their fourfold angles, in which an edge counts by the
     square of its length, so that the short ones around a corner matter little.
@@ -159,8 +154,7 @@ def _direction(polygon: shapely.Polygon) -> tuple[float, float]:
     edges = np.diff(shapely.get_coordinates(shapely.get_exterior_ring(polygon)), axis=0)
     along = edges[:, 0] + 1j * edges[:, 1]
     weight = np.abs(along) ** 2
-    mean = np.sum(weight * np.exp(4j * np.angle(along))) / weight.sum()
-    return float(np.angle(mean) / 4), float(np.abs(mean))
+    return float(np.angle(np.sum(weight * np.exp(4j * np.angle(along)))) / 4)
 
 
 def _rectilinear(ring: NDArray[np.float64]) -> NDArray[np.float64] | None:
