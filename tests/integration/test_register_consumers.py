@@ -29,6 +29,8 @@ from casbah.finetune import finetune
 from casbah.models import load
 from casbah.predict.blending import blended
 from casbah.products.model import ModelBundle
+from casbah.products.prediction import Prediction
+from casbah.products.scene import Scene
 from casbah.products.tiles import TileSet
 from casbah.register import register
 from casbah.stack.process import free_ports
@@ -55,17 +57,17 @@ sys.addaudithook(hook)
 """
 """A `sitecustomize` that writes down when a process opens what has the canary's name."""
 
-NOTEBOOK = """
-import json
+JOB = """
 import sys
 
 import mlflow
 import numpy as np
 
-uri, scene, output = sys.argv[1:]
+uri, *scenes = sys.argv[1:]
 model = mlflow.pyfunc.load_model(uri)
-found = model.predict(np.empty((0,) * 5, "float32"), params={"scene": scene, "output": output})
-np.save(output + ".npy", found["probability"])
+for number, scene in enumerate(scenes):
+    found = model.predict(np.empty((0,) * 5, "float32"), params={"scene": scene})
+    np.save(f"map-{number}.npy", found["probability"])
 """
 
 FRESH = """
@@ -282,15 +284,14 @@ def test_a_served_model_reads_no_file_and_no_address_of_a_stranger(
     path, address, before = canary.path, canary.address, canary.asked
     scenes = ["/etc/passwd", str(path), str(path.parent), address, f"/vsicurl/{address}", "s3://casbah/canary.tif"]
     for scene in scenes:
-        for inputs in ([], [[[[[1200]]] * 12]]):
+        for inputs in ([[[[[]]]]], [[[[[1200]]] * 12]]):
             status, answer = served.ask(inputs=inputs, params={"scene": scene, "output": str(tmp_path / "canary")})
             assert status == 400, (scene, answer)
-            if inputs:
-                assert answer["message"].endswith(
-                    "a served model reads no files and no addresses for others: send the images themselves, or load "
-                    "the model in a notebook or a job of your own"
-                )
-                assert "stack_trace" not in answer
+            assert answer["message"].endswith(
+                "a served model reads no files and no addresses for others: send the images themselves, or load the "
+                "model in a notebook or a job of your own"
+            )
+            assert "stack_trace" not in answer
     assert served.opened() == ""
     assert canary.asked == before
     assert list(tmp_path.iterdir()) == []
@@ -299,19 +300,35 @@ def test_a_served_model_reads_no_file_and_no_address_of_a_stranger(
 def test_in_a_job_the_same_raster_is_mapped_from_its_path_and_its_address(
     registered: Registered, canary: Canary, tmp_path: Path
 ) -> None:
-    path, address, before = canary.path, canary.address, canary.asked
-    log = tmp_path / "opened.txt"
-    (tmp_path / "job.py").write_text(NOTEBOOK)
+    log, before = tmp_path / "opened.txt", canary.asked
+    (tmp_path / "job.py").write_text(JOB)
+    command = [sys.executable, "job.py", URI, str(canary.path), canary.address]
+    subprocess.run(command, env=watched(registered, log), cwd=tmp_path, check=True)
     wanted = blended(load(registered.bundle), registered.images())
-    for number, scene in enumerate((str(path), address)):
-        output = tmp_path / f"map-{number}"
-        subprocess.run(
-            [sys.executable, tmp_path / "job.py", URI, scene, output], env=watched(registered, log), check=True
-        )
-        np.testing.assert_allclose(np.load(f"{output}.npy"), wanted, atol=1e-4)
-        assert (output / "probability.tif").exists()
-    assert str(path) in log.read_text(), "what the served model did not do would have been seen"
+    for number in range(2):
+        np.testing.assert_allclose(np.load(tmp_path / f"map-{number}.npy"), wanted, atol=1e-4)
+    assert str(canary.path) in log.read_text(), "what the served model did not do would have been seen"
     assert canary.asked > before
+
+
+def test_the_notebook_of_the_guide_runs_as_it_stands(registered: Registered, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    scene = Scene.open(registered.tiles.path.with_name("tiles-scene"))
+    (tmp_path / "runs" / "scene").symlink_to(scene.path)
+    np.save(tmp_path / "images.npy", registered.images().astype(np.float32))
+    given, kept = (
+        'import numpy\n\nimages = numpy.load("images.npy")\n',
+        "np.savez('answer.npz', **found, images=probability)",
+    )
+    (tmp_path / "notebook.py").write_text(f"{given}{block('notebook')}{kept}\n")
+    environment = watched(registered, tmp_path / "opened.txt")
+    subprocess.run([sys.executable, "notebook.py"], env=environment, cwd=tmp_path, check=True)
+    answer, model = np.load(tmp_path / "answer.npz"), load(registered.bundle)
+    np.testing.assert_allclose(answer["images"], blended(model, registered.images()), atol=1e-6)
+    np.testing.assert_allclose(answer["probability"], blended(model, scene.reflectance()[None]), atol=1e-4)
+    made = Prediction.open(tmp_path / "runs" / "map")
+    np.testing.assert_array_equal(made.probability(), answer["probability"][0])
+    assert made.info.simulated
 
 
 @pytest.mark.parametrize(
