@@ -2,11 +2,11 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from browsers import BROWSER, QUIET
 from builders import make_tiles
 from scored_models import make_bundle, use_predictor
 
@@ -15,21 +15,7 @@ from casbah.products.evaluation import Evaluation
 
 pytestmark = pytest.mark.integration
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
-QUIET = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-default-apps",
-    "--disable-extensions",
-    "--enable-logging=stderr",
-    "--virtual-time-budget=3000",
-)
+DUMPED = (*QUIET, "--enable-logging=stderr", "--virtual-time-budget=3000")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +34,7 @@ def opened(page: Path, tmp_path: Path) -> tuple[str, str, list[str]]:
     """The DOM after scripts ran, what the console said, and every address that was asked for because of the page."""
     log = tmp_path / "net.json"
     where = [f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}", "--dump-dom", page.as_uri()]
-    done = subprocess.run([BROWSER, *QUIET, *where], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([BROWSER, *DUMPED, *where], capture_output=True, text=True, timeout=120, check=True)
     asked = re.findall(r'"url":"((?:https?|wss?|ftp):[^"]*)"', log.read_text(errors="replace"))
     own = [url for url in asked if not re.search(r"google|gvt1|gstatic", url)]
     console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)

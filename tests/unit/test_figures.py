@@ -30,7 +30,8 @@ from casbah.figures.colour import (
     stretch_limits,
     stretched,
 )
-from casbah.figures.visualize import read_picture, visualize
+from casbah.figures.given import Given, View
+from casbah.figures.visualize import visualize
 from casbah.figures.webmap import MAXIMUM_SIDE, Canvas, render_map
 from casbah.grid import Grid
 from casbah.products.scene import Scene
@@ -86,7 +87,7 @@ def test_neither_the_scale_bar_nor_the_arrow_nor_the_legend_lies_on_a_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
 ) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(room, "png_of", lambda figure: drawn.append(figure) or b"")
+    monkeypatch.setattr(room, "encoded", lambda figure, suffix: drawn.append(figure) or b"")
     make_tiles(tmp_path / "tiles", grid=Grid("EPSG:32631", 500_000.0, 4_060_000.0, *shape))
     visualize(tiles=tmp_path / "tiles", output=tmp_path / "a.png")
     figure = drawn[0]
@@ -96,7 +97,7 @@ def test_neither_the_scale_bar_nor_the_arrow_nor_the_legend_lies_on_a_block(
     blocks = [patch.get_window_extent() for patch in axis.patches if isinstance(patch, Rectangle)]
     bar, north = (text.get_window_extent() for text in axis.texts)
     assert not overlap(bar, north)
-    for box in (bar, north, *(line.get_window_extent() for line in axis.lines), figure.legends[0].get_window_extent()):
+    for box in (bar, north, *(line.get_window_extent() for line in axis.lines), axis.get_legend().get_window_extent()):
         assert not any(overlap(box, block) for block in blocks)
 
 
@@ -125,11 +126,11 @@ def test_folds_are_told_that_one_of_them_is_wanted(tmp_path: Path) -> None:
     visualize(tiles=folds.path / "fold_0", output=tmp_path / "a.png")
 
 
-def test_a_large_scene_is_read_thinned(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "LONGEST", 100)
-    picture, step = read_picture(Scene.open(place / "tiles-scene"), 0, ("B04", "B03", "B02"))
-    assert picture.shape == (3, 86, 86)
-    assert step == 3
+def test_a_large_scene_is_read_thinned(place: Path) -> None:
+    scene = Scene.open(place / "tiles-scene")
+    view = View.of(scene.grid, longest=100)
+    assert view.step == 3
+    assert view.picture(Given(scene=scene)).shape == (86, 86, 3)
 
 
 @pytest.mark.parametrize(
@@ -138,9 +139,15 @@ def test_a_large_scene_is_read_thinned(place: Path, monkeypatch: pytest.MonkeyPa
         ({"bands": ["B04", "B03", "B10"]}, "band 'B10' is not a Sentinel-2 band"),
         ({"bands": ["B04", "B03"]}, r"cannot be drawn from 2 bands; give three of its bands \(B01, "),
         ({"period": 3}, "has periods 0 to 0, not 3"),
-        ({"output": "town.jpg"}, "town.jpg is no PNG file name"),
-        ({"scene": None}, "there is nothing to draw: name a scene, or tiles, or both"),
-        ({"scene": None, "tiles": "tiles", "labels": "tiles-labels"}, "can only be drawn over its scene"),
+        (
+            {"output": "town.jpg"},
+            "town.jpg ends in no format of a figure: give an --output of .png",
+        ),
+        ({"scene": None}, "there is nothing to draw: name a scene, labels, tiles"),
+        (
+            {"scene": None, "tiles": "tiles", "labels": "tiles-labels"},
+            "can only be drawn over their scene, or against a prediction",
+        ),
         ({"scene": "tiles"}, "is a tiles; a scene is wanted here"),
     ],
 )

@@ -29,8 +29,9 @@ viridis scale, but for its yellow end, takes over where there are more."""
 
 UNKNOWN = (120, 120, 120)
 
-OUTLINE = (255, 0, 170)
-"""Of footprints: a magenta that no ground has, and that colour-blind eyes tell from the splits."""
+OUTLINE = (0, 255, 170)
+"""Of footprints, in a dark casing: aquamarine, which no ground has, and which every kind of colour-blind eyes tells
+from outcomes and splits."""
 
 
 def display_bands(available: Sequence[str], wanted: Sequence[str] = TRUE_COLOUR) -> tuple[str, str, str]:

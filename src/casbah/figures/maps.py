@@ -43,8 +43,11 @@ WIDTH = 7.2
 PAGE = 9.3
 """Inches: the height of a journal's page (237 mm)."""
 
-NARROWEST = 4.2
-"""Inches of all maps beside each other: narrower ones leave no room for keys."""
+NARROWEST = {1: 4.0, 2: 2.1, 4: 1.6}
+"""Inches of a map by how many stand beside each other: narrower ones leave no room for keys."""
+
+ABREAST = 2.2
+"""Inches of a map from which on its key stands beside the colour bar, not below it."""
 
 MARGIN, GAP = 0.1, 0.2
 """Inches around the maps and between them."""
@@ -154,7 +157,7 @@ def splits_map(given: Given) -> Figure:
         _title(axis, f"{name}: blocks by split", info.simulated)
         scale_bar(axis, info.resolution, xlim[1] - xlim[0], dark=True)
         north_arrow(axis)
-    _key(axes[-1], handles, 4)
+    _key(axes[-1], handles, WIDTH, 4)
     credit(figure, info.attribution)
     return figure
 
@@ -172,12 +175,12 @@ def _sheet(
     ]
     side = (WIDTH - 2 * MARGIN - (columns - 1) * GAP) / columns
     tallest = (PAGE - 1.0 - 0.75 * lines) / lines
-    side = max(min(side, tallest / shape), NARROWEST / columns)
+    side = max(min(side, tallest / shape), NARROWEST[columns])
     height = min(side * shape, tallest)
     width = 2 * MARGIN + columns * side + (columns - 1) * GAP
     wrapped = [wrap(title, max(12, int(side * CHARACTERS))) for title in titles]
     across = [max(1, int(side / 1.1)) for _ in parts]
-    keys = [_key(*one) for one in zip(axes, handles, across, strict=True)]
+    keys = [_key(axis, key, side, number) for axis, key, number in zip(axes, handles, across, strict=True)]
     said = _wrapped(given.attribution, width)
     rows = [range(line * columns, (line + 1) * columns) for line in range(lines)]
     above = [max(len(wrapped[i]) for i in row) * LINE + 0.07 for row in rows]
@@ -229,7 +232,7 @@ def _draw(
     if overlays and given.footprints is not None:
         handles += _draw_polygons(axis, given)
     west, east, south, north = view.extent
-    axis.set(xlim=(west, east), ylim=(south, north), aspect="equal")
+    axis.set(xlim=(west, east), ylim=(south, north), aspect="equal", anchor="NW")
     return handles
 
 
@@ -262,7 +265,7 @@ def _draw_truth(axis: Axes, given: Given, view: View) -> Handles:
     painted[truth == IGNORE] = (*UNKNOWN, 90)
     axis.imshow(painted, extent=view.extent, interpolation="nearest")
     cover = given.labels.info.building_cover
-    handles: Handles = [Patch(facecolor=_unit(BUILDING), label=f"buildings cover {cover} % or more")]
+    handles: Handles = [Patch(facecolor=_unit(BUILDING), label=f"buildings cover ≥ {cover} %")]
     return handles + _unknown_handle(truth == IGNORE)
 
 
@@ -338,8 +341,12 @@ def _draw_polygons(axis: Axes, given: Given) -> Handles:
     for ring in rings:
         points = shapely.get_coordinates(ring)
         lines.append((points - (grid.west, grid.north)) / (grid.resolution, -grid.resolution))
-    axis.add_collection(LineCollection(lines, colors=[_unit(OUTLINE)], linewidths=0.5), autolim=False)
-    return [Line2D([], [], color=_unit(OUTLINE), lw=1, label=f"{len(table):,} footprints")]
+    drawn = LineCollection(lines, colors=[_unit(OUTLINE)], linewidths=0.45)
+    key = Line2D([], [], color=_unit(OUTLINE), lw=1.2, label=f"{len(table):,} footprints")
+    for one, width in ((drawn, 0.95), (key, 2.4)):
+        one.set_path_effects([withStroke(linewidth=width, foreground="#1d2733")])
+    axis.add_collection(drawn, autolim=False)
+    return [key]
 
 
 def _split_handles(splits: set[str], filled: bool = False) -> Handles:
@@ -354,18 +361,20 @@ def _unknown_handle(unknown: np.ndarray) -> Handles:
     return [Patch(facecolor=(*_unit(UNKNOWN), 90 / 255), label="unknown")] if unknown.any() else []
 
 
-def _key(axis: Axes, handles: Handles, columns: int) -> float:
-    """What the colours mean, below a map (beside the colour bar where there is one), and how many inches it takes."""
-    beside = bool(axis.child_axes)
+def _key(axis: Axes, handles: Handles, side: float, columns: int) -> float:
+    """What the colours mean, below a map `side` inches wide (and its colour bar); how many inches that takes."""
+    bar = 0.36 if axis.child_axes else 0.0
     if not handles:
-        return 0.36 if beside else 0.0
+        return bar
+    beside = bool(bar) and side >= ABREAST
     columns = 1 if beside else min(columns, len(handles))
     axis.legend(
-        handles=handles, loc="upper right" if beside else "upper left", bbox_to_anchor=(1 if beside else 0, 0),
-        borderaxespad=0.4, ncols=columns, fontsize=SMALL - 0.5, frameon=False, handlelength=1.3, columnspacing=1.1,
-        handletextpad=0.5, borderpad=0.1,
+        handles=handles, loc="upper right" if beside else "upper left", borderaxespad=0.4, ncols=columns,
+        bbox_to_anchor=(side if beside else 0, 0 if beside else -bar), bbox_transform=_inches(axis),
+        fontsize=SMALL - 0.5, frameon=False, handlelength=1.3, columnspacing=1.1, handletextpad=0.5, borderpad=0.1,
     )  # fmt: skip
-    return max(0.36 if beside else 0.0, 0.08 + LINE * -(-len(handles) // columns))
+    lines = 0.08 + LINE * -(-len(handles) // columns)
+    return max(bar, lines) if beside else bar + lines
 
 
 def _inches(axis: Axes) -> Transform:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from rasterio.enums import Resampling
 
 from casbah.figures.charts import BlockOutline
-from casbah.figures.colour import error_colours, probability_colours, truth_colours
+from casbah.figures.colour import UNKNOWN, error_colours, probability_colours, truth_colours
 from casbah.figures.given import Given, View, dates_of, lattice_outlines, polygons_on, tile_outlines
 from casbah.figures.webmap import MAXIMUM_SIDE, Canvas, render_map
 from casbah.grid import Grid
@@ -53,7 +54,7 @@ def page(given: Given) -> str:
     if given.prediction is not None:
         notes.insert(0, f"threshold {given.prediction.info.threshold:.2f}")
     if given.seen:
-        notes.append("in blocks of train and val the model says what it has learned, not what it can")
+        notes.append("in train and val blocks the model shows what it has learned, not its skill")
     return render_map(
         [canvas],
         title=f"{title}, {when}" if when else title,
@@ -77,6 +78,8 @@ def _paint(canvas: Canvas, given: Given, view: View) -> None:
     if given.scene is not None:
         colours[..., 3] = colours[..., 3] * np.clip(np.nan_to_num(probability) / CLEAR, 0, 1)
     canvas.layers["probability"] = colours
+    unlike = view.read(given.prediction.path / "unlike.tif", [1], Resampling.nearest)[0] == 1
+    canvas.layers["unlike"] = np.where(unlike[..., None], (*UNKNOWN, 150), 0).astype(np.uint8)
     if given.labels is not None:
         called, truth = view.called(given.prediction), view.truth(given.labels)
         truth[called == 255] = IGNORE
@@ -146,7 +149,7 @@ def _outlines(given: Given, grid: Grid) -> tuple[dict[str, Any], list[str]]:
             "imagery": dates_of(info.periods) or "dates unknown",
             "threshold": f"{info.threshold:.2f}",
             "meaning": info.meaning,
-            "attribution": "; ".join(info.attribution),
+            "attribution": "; ".join(said for said in info.attribution if said != "unknown"),
         },
     }
     return data, said

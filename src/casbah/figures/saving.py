@@ -39,6 +39,8 @@ def write_whole(output: Path, content: bytes) -> None:
     """
     if output.is_dir():
         raise InputError(f"{output} is a directory; name a file")
+    if blocking := next((place for place in output.parents if place.is_file()), None):
+        raise InputError(f"{output} can't be written: {blocking} is a file, not a directory")
     partial = output.with_name(f".{output.name}.partial-{uuid4().hex[:8]}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

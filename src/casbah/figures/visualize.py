@@ -89,8 +89,6 @@ def visualize(
              "evaluation": evaluation, "comparison": comparison}  # fmt: skip
     paths = {name: Path(path) for name, path in named.items() if path is not None}
     chosen = _check_page(paths, what) if suffix == PAGE else choose(set(paths), what)
-    if output.is_dir():
-        raise InputError(f"{output} is a directory; name a file")
     given = Given.open(paths, period, list(TRUE_COLOUR if bands is None else bands))
     content = page(given).encode() if suffix == PAGE else encoded(draw(chosen, given), suffix.removeprefix("."))
     write_whole(output, content)

@@ -9,7 +9,17 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from casbah.figures.charts import BlockOutline
-from casbah.figures.colour import FALSE_ALARM, FOUND, MISSED, OUTLINE, TRUTH, data_uri, jpeg, png, split_colours
+from casbah.figures.colour import (
+    FALSE_ALARM,
+    FOUND,
+    MISSED,
+    OUTLINE,
+    TRUTH,
+    data_uri,
+    jpeg,
+    png,
+    split_colours,
+)
 
 BACKDROP = (223, 228, 232)
 """Where no tile lies: the colour of the page behind the map."""
