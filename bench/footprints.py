@@ -160,9 +160,9 @@ def main() -> None:
     def run(name: str) -> Callable[[], None]:
         return lambda: found.__setitem__(name, ways[name]())
 
-    wall, _ = measure({name: run(name) for name in ways}, ROUNDS)
+    _, cpu = measure({name: run(name) for name in ways}, ROUNDS)
     print(f"{grid.rows} x {grid.cols} pixels, {total / 1e6:.3f} km2 are building.")
-    print(f"{'':24} {'polygons':>9} {'seconds':>8} {'polygons/s':>11} {'vertices':>9} {'bias':>8} {'error of one':>13}")
+    print(f"{'':24} {'polygons':>9} {'CPU s':>8} {'polygons/s':>11} {'vertices':>9} {'bias':>8} {'error of one':>13}")
     for name, polygons in found.items():
         bias = shapely.area(polygons).sum() / total - 1
         error = ""
@@ -170,7 +170,7 @@ def main() -> None:
             there = truth > 0
             error = f"{100 * np.mean(np.abs(by_object(polygons, grid, side) - truth)[there] / truth[there]):.2f} %"
         print(
-            f"{name:24} {len(polygons):9,} {wall[name]:8.2f} {len(polygons) / wall[name]:11,.0f} "
+            f"{name:24} {len(polygons):9,} {cpu[name]:8.2f} {len(polygons) / cpu[name]:11,.0f} "
             f"{shapely.get_num_coordinates(polygons).sum():9,} {100 * bias:+7.2f}% {error:>13}"
         )
 
