@@ -11,12 +11,11 @@ import rasterio
 from shapely.geometry import box
 
 from casbah.bands import BAND_NAMES
-from casbah.footprints import footprints
 from casbah.grid import Grid
 from casbah.predict.describe import stac_item
 from casbah.products.comparison import Comparison, ComparisonFacts
 from casbah.products.evaluation import Evaluation, EvaluationMetrics
-from casbah.products.footprints import FootprintSet
+from casbah.products.footprints import MEANING, FootprintInfo, FootprintSet
 from casbah.products.labels import LabelInfo, LabelSet
 from casbah.products.prediction import NODATA, STEPS, Prediction, PredictionInfo, Predictor
 from casbah.products.scene import Period, Scene, SceneInfo
@@ -231,8 +230,52 @@ def make_map(
 
 
 def make_footprints(path: Path, prediction: Prediction) -> FootprintSet:
-    """The footprints of a prediction, down to single pixels."""
-    return footprints(prediction.path, path, minimum_area=0)
+    """The footprints of a prediction: its mask's outlines pixel by pixel, touching pixels in one polygon."""
+    from rasterio.features import shapes
+    from shapely.geometry import shape
+
+    info, grid, mask = prediction.info, prediction.grid, prediction.mask()
+    outlines = [shape(one) for one, value in shapes(mask, mask=mask == 1, transform=grid.transform) if value == 1]
+    area = [one.area for one in outlines]
+    table = geopandas.GeoDataFrame(
+        {
+            "id": [f"f{number:06d}" for number in range(len(outlines))],
+            "probability": np.linspace(info.threshold, 1, len(outlines)).round(3),
+            "area_m2": area,
+            "model": info.model.name,
+            "dates": "2023-06-10",
+            "attribution": "; ".join(info.attribution),
+            "simulated": info.simulated,
+        },
+        geometry=outlines,
+        crs=grid.crs,
+    )
+    said = FootprintInfo(
+        model=info.model,
+        meaning=MEANING.format(cover=info.building_cover, resolution=grid.resolution, threshold=info.threshold),
+        threshold=info.threshold,
+        building_cover=info.building_cover,
+        resolution=grid.resolution,
+        minimum_area=0,
+        simplified=0,
+        squared=False,
+        block_size=1000,
+        periods=info.periods,
+        polygons=len(table),
+        area=sum(area),
+        area_of_contours=sum(area),
+        area_of_pixels=float((mask == 1).sum() * grid.resolution**2),
+        attribution=info.attribution,
+        simulated=info.simulated,
+    )
+    blocks = geopandas.GeoDataFrame({"block": []}, geometry=[], crs=grid.crs)
+    with FootprintSet.write(path, parameters={}, inputs={"prediction": prediction.digest}) as draft:
+        table.to_parquet(draft.directory / "footprints.parquet")
+        table.to_file(draft.directory / "footprints.gpkg", driver="GPKG")
+        blocks.to_parquet(draft.directory / "blocks.parquet")
+        (draft.directory / "footprints.json").write_text(said.model_dump_json())
+        draft.write_json("item.json", {"type": "Feature", "id": path.name})
+    return FootprintSet.open(path)
 
 
 def make_evaluation(path: Path, **fields: Any) -> Evaluation:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browsers import BROWSER, Tab, tab
-from builders import GRID, make_footprints, make_labels, make_prediction, make_scene
+from builders import GRID, make_footprints, make_labels, make_map, make_scene
 from rasterio.warp import transform
 
 from casbah.figures.visualize import visualize
@@ -25,7 +25,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("town")
     col, row = int(GRID.west // 640) + 1, int(GRID.north // 640) - 2
     seen = {"train": (f"32631_640_{col}_{row}",), "val": (f"32631_640_{col + 1}_{row}",)}
-    make_footprints(folder / "footprints", make_prediction(folder / "prediction", blocks=seen))
+    make_footprints(folder / "footprints", make_map(folder / "prediction", blocks=seen))
     names = {"scene": make_scene(folder / "scene").path, "labels": make_labels(folder / "labels").path}
     names |= {name: folder / name for name in ("prediction", "footprints")}
     visualize(**names, output=folder / "map.html")

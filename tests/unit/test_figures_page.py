@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import GRID, make_evaluation, make_footprints, make_labels, make_prediction, make_scene
+from builders import GRID, make_evaluation, make_footprints, make_labels, make_map, make_scene
 from PIL import Image
 from rasterio.warp import transform
 from shapely.geometry import Polygon
@@ -35,7 +35,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("town")
     make_scene(folder / "scene")
     make_labels(folder / "labels")
-    make_footprints(folder / "footprints", make_prediction(folder / "prediction", blocks=seen_blocks()))
+    make_footprints(folder / "footprints", make_map(folder / "prediction", blocks=seen_blocks()))
     return folder
 
 
@@ -159,7 +159,7 @@ def test_between_its_points_the_page_knows_longitude_and_latitude_to_a_metre(crs
 
 
 def test_what_an_observer_reads_in_a_product_cannot_run_in_the_page(tmp_path: Path) -> None:
-    prediction = make_prediction(tmp_path / "prediction", experiment="</script><img src=x onerror=alert(1)>")
+    prediction = make_map(tmp_path / "prediction", experiment="</script><img src=x onerror=alert(1)>")
     footprints = make_footprints(tmp_path / "footprints", prediction)
     made = visualize(prediction=prediction.path, footprints=footprints.path, output=tmp_path / "map.html")
     assert "<img src=x" not in made.read_text()

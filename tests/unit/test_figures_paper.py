@@ -12,7 +12,7 @@ from builders import (
     make_evaluation,
     make_footprints,
     make_labels,
-    make_prediction,
+    make_map,
     make_scene,
     make_tiles,
 )
@@ -51,7 +51,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tiles-scene").rename(folder / "scene")
     (folder / "tiles-labels").rename(folder / "labels")
     seen = {split: tiles.info.blocks[split] for split in ("train", "val")}
-    prediction = make_prediction(folder / "prediction", blocks=seen)
+    prediction = make_map(folder / "prediction", blocks=seen)
     make_footprints(folder / "footprints", prediction)
     make_evaluation(folder / "evaluation")
     make_comparison(folder / "comparison", {"good": (0.5, 0.45, 0.55), "poor": (0.3, 0.2, 0.4)}, [50, None])
@@ -170,7 +170,7 @@ def test_errors_are_pale_and_outlined_in_blocks_that_the_model_has_seen(town: Pa
 
 
 def test_a_model_that_saw_nothing_here_has_no_pale_errors(tmp_path: Path) -> None:
-    prediction, labels = make_prediction(tmp_path / "prediction"), make_labels(tmp_path / "labels")
+    prediction, labels = make_map(tmp_path / "prediction"), make_labels(tmp_path / "labels")
     figure = draw("error", Given(prediction=prediction, labels=labels))
     assert len(figure.axes[0].images) == 1
     assert not figure.axes[0].patches
@@ -183,7 +183,7 @@ def test_found_missed_and_false_alarm_lie_where_they_are(tmp_path: Path) -> None
     other = np.argwhere(labels.mask() == 0)[0]
     probability[tuple(building[0])] = probability[tuple(other)] = 0.9
     probability[tuple(building[1])] = np.nan
-    prediction = make_prediction(tmp_path / "prediction", probability=probability)
+    prediction = make_map(tmp_path / "prediction", probability=probability)
     shown = draw("error", Given(prediction=prediction, labels=labels)).axes[0].images[0].get_array()
     for pixel, colour in ((building[0], FOUND), (other, FALSE_ALARM), (building[2], MISSED)):
         assert tuple(shown[tuple(pixel)][:3]) == colour
@@ -193,7 +193,7 @@ def test_found_missed_and_false_alarm_lie_where_they_are(tmp_path: Path) -> None
 def test_the_threshold_runs_as_a_line_around_what_is_called_building(tmp_path: Path) -> None:
     probability = np.full(GRID.shape, 0.1)
     probability[100:120, 50:80] = 0.9
-    prediction = make_prediction(tmp_path / "prediction", probability=probability, threshold=0.4)
+    prediction = make_map(tmp_path / "prediction", probability=probability, threshold=0.4)
     axis = draw("prediction", Given(prediction=prediction)).axes[0]
     line = axis.collections[0].get_paths()[0].vertices
     assert line.min(axis=0) == pytest.approx((50, 100), abs=0.6)
@@ -216,7 +216,7 @@ def test_no_panel_title_key_or_credit_lies_on_another(tmp_path: Path, shape: tup
     shown = Given(
         scene=make_scene(tmp_path / "scene", grid),
         labels=make_labels(tmp_path / "labels", grid),
-        prediction=make_prediction(tmp_path / "prediction", grid),
+        prediction=make_map(tmp_path / "prediction", grid),
     )
     figure = draw("panels", shown)
     figure.canvas.draw()
@@ -260,20 +260,18 @@ def test_a_curve_needs_two_numbers_of_labels(tmp_path: Path) -> None:
 
 def test_products_of_two_grids_or_models_are_not_drawn_together(town: Path, tmp_path: Path) -> None:
     far = Grid("EPSG:32631", 700_000.0, 4_060_000.0, 64, 64)
-    labels, elsewhere = make_labels(tmp_path / "labels", far), make_prediction(tmp_path / "far", far)
+    labels, elsewhere = make_labels(tmp_path / "labels", far), make_map(tmp_path / "far", far)
     with pytest.raises(InputError, match=r"labels lies on another grid than .*prediction: draw products of one scene"):
         visualize(prediction=town / "prediction", labels=labels.path, output=tmp_path / "a.png")
     with pytest.raises(InputError, match=r"make the prediction for this scene with `casbah predict --scene"):
         visualize(prediction=elsewhere.path, scene=town / "scene", output=tmp_path / "a.png")
-    other = make_prediction(tmp_path / "other", digest="cd" * 32)
+    other = make_map(tmp_path / "other", digest="cd" * 32)
     with pytest.raises(InputError, match=r"the footprints .* is of model abababababab, the prediction .* of cdcd"):
         visualize(prediction=other.path, footprints=town / "footprints", output=tmp_path / "a.png")
     strangers = make_footprints(tmp_path / "strangers", elsewhere)
     with pytest.raises(InputError, match=r"none of the footprints of .*strangers lies in the area drawn"):
         visualize(scene=town / "scene", footprints=strangers.path, output=tmp_path / "a.png")
-    nothing = make_footprints(
-        tmp_path / "nothing", make_prediction(tmp_path / "none", probability=np.zeros(GRID.shape))
-    )
+    nothing = make_footprints(tmp_path / "nothing", make_map(tmp_path / "none", probability=np.zeros(GRID.shape)))
     with pytest.raises(InputError, match="holds no polygon: name a scene too"):
         visualize(footprints=nothing.path, output=tmp_path / "a.png")
     visualize(footprints=nothing.path, scene=town / "scene", output=tmp_path / "b.png")
@@ -319,7 +317,7 @@ def difference(one: tuple[int, ...], other: tuple[int, ...], matrix: np.ndarray)
 
 
 def test_a_large_scene_is_read_no_finer_than_it_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    prediction, labels = make_prediction(tmp_path / "prediction"), make_labels(tmp_path / "labels")
+    prediction, labels = make_map(tmp_path / "prediction"), make_labels(tmp_path / "labels")
     monkeypatch.setattr("casbah.figures.visualize.LONGEST", 100)
     image = draw("error", Given(prediction=prediction, labels=labels)).axes[0].images[0]
     assert image.get_array().shape == (86, 86, 4)
