@@ -118,7 +118,7 @@ def test_a_large_scene_is_thinned_and_it_is_said(town: Path, tmp_path: Path, mon
     for uri in area["layers"].values():
         assert Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).size == (128, 128)
     assert (area["width"], area["height"]) == (256, 256)
-    assert "pictures show every 2. pixel" in footer(made)
+    assert "pictures are thinned to 20 m" in footer(made)
 
 
 def test_an_evaluation_marks_its_test_blocks_with_their_scores(town: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def page(given: Given) -> str:
     grid = given.grid
     view = View.of(grid, MAXIMUM_SIDE)
     canvas = Canvas("area", 0, 0, grid.cols, grid.rows, grid.resolution, _blocks(given, grid))
-    notes = [f"pictures show every {view.step}. pixel" if view.step > 1 else ""]
+    notes = [f"pictures are thinned to {view.step * grid.resolution:g} m" if view.step > 1 else ""]
     _paint(canvas, given, view)
     canvas.geo = places(grid)
     if given.footprints is not None:
