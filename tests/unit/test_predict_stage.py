@@ -185,7 +185,7 @@ def test_cells_that_look_unlike_the_training_data_are_flagged_and_the_rest_is_no
     use(monkeypatch)
     data = pixels(4 * CELL, 5 * CELL)
     data[:, :CELL, :CELL] = 9000  # bright in all bands
-    data[2, CELL : 2 * CELL, :CELL] = 9000  # in one band alone
+    data[2, CELL : 2 * CELL, : CELL * 3 // 4] = 9000  # in one band alone, a sixth of all values
     data[:, :, -8:] = 0
     made = predict(model, write_raster(tmp_path / "r.tif", data), tmp_path / "map")
     with rasterio.open(made.path / "unlike.tif") as dataset:
@@ -208,6 +208,38 @@ def test_imagery_drawn_as_the_training_data_were_is_hardly_ever_called_unlike(
     )
     assert made.info.unlike["share"] < 0.02
     assert all(0.015 < share < 0.025 for share in made.info.unlike["bands"].values())
+
+
+def test_the_nodata_value_of_a_raster_is_not_taken_for_reflectance(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch)
+    data = pixels(64, 64)
+    data[:, :8] = 0
+    usual = predict(model, write_raster(tmp_path / "r.tif", data), tmp_path / "a")
+    data[:, :8] = 65535
+    other = predict(model, write_raster(tmp_path / "r.tif", data, nodata=65535), tmp_path / "b")
+    np.testing.assert_array_equal(other.probability(), usual.probability())
+    assert np.isnan(other.probability()[:8]).all()
+
+
+def test_the_spread_of_an_ensemble_is_over_its_members_by_their_weights(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Blend(Surroundings):
+        weights = np.array([0.25, 0.75])
+
+        def opinions(self, images: np.ndarray) -> list[np.ndarray]:
+            return [np.full((len(images), *images.shape[-2:]), said, np.float32) for said in (0.2, 0.6)]
+
+    use(monkeypatch, Blend)
+    raster = write_raster(tmp_path / "r.tif", pixels(64, 64))
+    made = predict(model, raster, tmp_path / "map", values="uint16", uncertainty=True)
+    with rasterio.open(made.path / "uncertainty.tif") as dataset:
+        spread = dataset.read(1)
+    assert (made.info.flips, made.info.uncertainty) == (False, "members")
+    np.testing.assert_allclose(made.probability(), 0.5, atol=1e-4)
+    np.testing.assert_allclose(spread / 10000, np.sqrt(0.25 * 0.3**2 + 0.75 * 0.1**2), atol=1e-4)
 
 
 def test_flips_are_averaged_and_their_spread_is_written(
