@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+import casbah
+from components.images import image
 
 ROOT = Path(__file__).parents[2]
 DIGEST = "sha256:" + "a" * 64
@@ -49,6 +53,38 @@ def test_what_was_built_is_pushed_by_its_id_and_pinned_by_digest(images: Path, t
     assert not any(line.startswith("build") for line in asked(docker))
     found = json.loads(images.read_text())
     assert found["finetune"] == {"image": f"ghcr.io/me/casbah-finetune@{DIGEST}", "id": "sha256:2", "bytes": 1}
+
+
+def check_of_the_tag(folder: Path, **given: str) -> tuple[subprocess.CompletedProcess[str], str]:
+    """What the workflow's own script says of a tag, and the output that it sets."""
+    steps = yaml.safe_load((ROOT / ".github" / "workflows" / "images.yml").read_text())["jobs"]["images"]["steps"]
+    script = next(step["run"] for step in steps if step.get("id") == "tag")
+    output = folder / "output"
+    environment = {"PATH": os.environ["PATH"], "GITHUB_SHA": "c0ffee", "GITHUB_OUTPUT": str(output), **given}
+    command = ["bash", "-eo", "pipefail", "-c", script]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return done, output.read_text() if output.exists() else ""
+
+
+def test_a_release_is_pushed_under_the_very_names_that_pipelines_and_manifests_ask_for(
+    images: Path, tmp_path: Path
+) -> None:
+    done, said = check_of_the_tag(tmp_path, GITHUB_REF_TYPE="tag", GITHUB_REF_NAME=f"v{casbah.__version__}")
+    assert done.returncode == 0, done.stdout
+    docker = program(tmp_path / "docker", f'test "$1" != push || echo "x: digest: {DIGEST} size: 1"')
+    tag = said.strip().removeprefix("tag=")
+    words = ("--push", "--registry", "ghcr.io/casbah", "--tag", tag, "--output", images, "--docker", docker)
+    assert call("build.py", *words).returncode == 0
+    pushed = [line.removeprefix("push ") for line in asked(docker) if line.startswith("push ")]
+    assert pushed == [image("ingest"), image("finetune")]
+
+
+def test_a_tag_that_is_not_the_version_of_the_code_is_no_release(tmp_path: Path) -> None:
+    done, said = check_of_the_tag(tmp_path, GITHUB_REF_TYPE="tag", GITHUB_REF_NAME="v999.0.0")
+    assert (done.returncode, said) == (2, "")
+    assert f"the tag is v999.0.0 and casbah.__version__ is {casbah.__version__}" in done.stdout
+    done, said = check_of_the_tag(tmp_path, GITHUB_REF_TYPE="branch", GITHUB_REF_NAME="main")
+    assert (done.returncode, said) == (0, "tag=c0ffee\n"), "what is built by hand has a tag of its commit"
 
 
 def test_a_push_without_a_registry_or_without_a_build_is_one_sentence(images: Path, tmp_path: Path) -> None:
