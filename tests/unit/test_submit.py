@@ -371,7 +371,7 @@ def test_where_kubeflow_serves_several_users_a_namespace_is_wanted(api: Kubeflow
     api.several_users, api.namespaces = True, ("mine", "pod")
     code, _, err = submit()
     assert code == 2
-    assert "serves several users; --namespace is wanted" in sentence(err)
+    assert "serves several users; --namespace (or KFP_NAMESPACE) is wanted" in sentence(err)
     code, _, err = submit("--namespace", "theirs")
     assert code == 3
     assert "refused the request for namespace 'theirs' (HTTP 403: User 'me' is not authorized" in sentence(err)
@@ -379,6 +379,18 @@ def test_where_kubeflow_serves_several_users_a_namespace_is_wanted(api: Kubeflow
     (tmp_path / "namespace").write_text("pod\n")
     assert submit()[0] == 0
     assert [one.query["namespace"] for one in api.asked if one.query.get("namespace")] == ["theirs", "mine", "pod"]
+
+
+def test_the_namespace_may_stand_in_the_environment_and_an_empty_one_is_none(
+    api: Kubeflow, submit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KFP_NAMESPACE", "")
+    assert submit()[0] == 0, "a variable that CI leaves empty asks for nothing"
+    api.several_users, api.namespaces = True, ("mine",)
+    monkeypatch.setenv("KFP_NAMESPACE", "mine")
+    assert submit()[0] == 0
+    assert [one.query["namespace"] for one in api.asked if one.query.get("namespace")] == ["mine"]
+    assert submit("--namespace", "theirs")[0] == 3, "the option is stronger"
 
 
 def test_where_it_serves_one_a_namespace_is_refused(api: Kubeflow, submit: Any) -> None:

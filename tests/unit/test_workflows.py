@@ -155,6 +155,16 @@ def test_nothing_is_pushed_before_it_was_scanned() -> None:
     assert order[2] < login < order[3]
 
 
+def test_a_retraining_says_where_and_as_whom_it_submits_and_the_guide_names_all_that_it_wants() -> None:
+    from casbah.pipeline import kubeflow
+
+    (train,) = (step for step in read(TEXTS["retrain"])["jobs"]["retrain"]["steps"] if step.get("name") == "Train")
+    assert {kubeflow.HOST, kubeflow.TOKEN, kubeflow.NAMESPACE} <= set(train["env"])
+    read_there = set(re.findall(r"(?:vars|secrets)\.(\w+)", TEXTS["retrain"] + TEXTS["rollback"])) - {"GITHUB_TOKEN"}
+    rows = re.findall(r"^\| (`[A-Z_]+`(?:, `[A-Z_]+`)*) \|", (ROOT / "docs" / "ci.md").read_text(), re.M)
+    assert {name for row in rows for name in re.findall(r"[A-Z_]+", row)} == read_there
+
+
 def test_a_retraining_reads_the_world_as_of_today_whatever_was_asked_for(tmp_path: Path) -> None:
     """The script itself, with a stand-in for `casbah`: what comes from outside stays words."""
     steps = read(TEXTS["retrain"])["jobs"]["retrain"]["steps"]

@@ -28,7 +28,8 @@ def submit(
     ] = None,
     experiment: Annotated[str, typer.Option(help="The experiment of the run; made where there is none.")] = "casbah",
     namespace: Annotated[
-        str | None, typer.Option(help="Your namespace, where Kubeflow serves several users.", show_default=False)
+        str | None,
+        typer.Option(help="Your namespace, where Kubeflow serves several users (KFP_NAMESPACE).", show_default=False),
     ] = None,
     run_name: Annotated[
         str | None, typer.Option(help="What the run is called.  [default: pipeline and time]", show_default=False)

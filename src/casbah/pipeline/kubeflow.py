@@ -33,6 +33,9 @@ from casbah.progress import say
 HOST, TOKEN, PAGES = "KFP_ENDPOINT", "KFP_TOKEN", "KF_PIPELINES_UI_ENDPOINT"
 """Variables: the address of Kubeflow Pipelines, a token for it, and where its pages lie if that is elsewhere."""
 
+NAMESPACE = "KFP_NAMESPACE"
+"""Variable: the namespace of a profile, where Kubeflow serves several users."""
+
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 """Where a pod, a notebook in Kubeflow for one, finds the name of its namespace."""
 
@@ -90,7 +93,7 @@ class Server:
     def __init__(self, host: str | None = None, *, namespace: str | None = None) -> None:
         address = _address(host or os.environ.get(HOST, ""))
         self.address = shown(address).rstrip("/")
-        self.namespace = namespace
+        self.namespace = namespace or os.environ.get(NAMESPACE, "").strip() or None
         self._pages = shown(os.environ.get(PAGES) or self.address).rstrip("/")
         self._token = _token()
         self._basic = authorization(address)
@@ -115,13 +118,14 @@ class Server:
         if several and not self.namespace:
             if not OWN_NAMESPACE.is_file():
                 raise InputError(
-                    f"Kubeflow at {self.address} serves several users; --namespace is wanted, that of your profile"
+                    f"Kubeflow at {self.address} serves several users; --namespace (or {NAMESPACE}) is "
+                    "wanted, that of your profile"
                 )
             self.namespace = OWN_NAMESPACE.read_text(encoding="utf-8").strip()
         if several is False and self.namespace:
             raise InputError(
-                f"the namespace is {self.namespace!r} (from --namespace or {kfp.Client._LOCAL_KFP_CONTEXT}), and "
-                f"Kubeflow at {self.address} has one for all; none is wanted"
+                f"the namespace is {self.namespace!r} (from --namespace, {NAMESPACE} or "
+                f"{kfp.Client._LOCAL_KFP_CONTEXT}), and Kubeflow at {self.address} has one for all; none is wanted"
             )
 
     def experiment(self, name: str) -> str:
