@@ -283,7 +283,8 @@ def is_encrypted(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def grants_little(objects: Sequence[Object]) -> Iterator[str]:
-    """Rights are named one by one, in one namespace, and none reads a Secret."""
+    """Rights are named one by one, in one namespace, to whom is known here, and none reads a Secret."""
+    accounts = {(namespace_of(one), one["metadata"]["name"]) for one in objects if one["kind"] == "ServiceAccount"}
     roles = {(namespace_of(one), one["metadata"]["name"]) for one in objects if one["kind"] == "Role"}
     for one in objects:
         if one["kind"] in ("ClusterRole", "ClusterRoleBinding"):
@@ -297,6 +298,10 @@ def grants_little(objects: Sequence[Object]) -> Iterator[str]:
                     yield f"{name_of(one)} grants what leads to Secrets"
         if one["kind"] == "RoleBinding" and (namespace_of(one), one["roleRef"]["name"]) not in roles:
             yield f"{name_of(one)} binds a role that is not made here"
+        for subject in one.get("subjects", []) if one["kind"] == "RoleBinding" else []:
+            account = (subject.get("namespace"), subject["name"])
+            if subject["kind"] == "ServiceAccount" and account not in accounts:
+                yield f"{name_of(one)} binds {account[1]} of {account[0]}, an account that is not made here"
 
 
 def lives_where_the_standard_is_enforced(objects: Sequence[Object]) -> Iterator[str]:

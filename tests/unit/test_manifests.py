@@ -162,6 +162,18 @@ def test_the_pipeline_finds_secrets_and_addresses_under_the_names_that_it_reads(
             assert re.search(rf"make {secret} -n .*--from-literal={key}=", (MANIFESTS / "secrets.example").read_text())
 
 
+def test_a_profile_is_named_once_and_its_account_is_the_one_that_gets_the_rights(tmp_path: Path) -> None:
+    shutil.copytree(MANIFESTS, tmp_path / "manifests")
+    place = tmp_path / "manifests" / "overlays" / "pipeline-namespace"
+    file = place / "kustomization.yaml"
+    file.write_text(file.read_text().replace("namespace: kubeflow", "namespace: my-profile"))
+    objects = render(place)
+    assert {one["metadata"]["namespace"] for one in objects} == {"my-profile"}
+    assert complaints(objects) == []
+    (subject,) = find(objects, "RoleBinding/casbah-retrain")["subjects"]
+    assert subject == {"kind": "ServiceAccount", "name": "casbah-retrain", "namespace": "my-profile"}
+
+
 def test_a_training_and_a_step_of_the_pipeline_get_the_same_variables(tmp_path: Path) -> None:
     wanted = {*placement.STORE_KEYS.values(), *placement.MLFLOW_KEYS.values(), *placement.SERVICES_KEYS.values()}
     trainings = [pod for pod in pods(everything(tmp_path)) if pod.labels["app.kubernetes.io/name"] == "casbah-finetune"]
@@ -545,6 +557,8 @@ BREAKAGES: list[tuple[str, str, Breakage]] = [
     ("grants_little", "secrets", lambda f: f["Role"]["rules"][0].update(resources=["secrets"])),
     ("grants_little", "cluster", lambda f: f["Role"].update(kind="ClusterRole")),
     ("grants_little", "binding", lambda f: f["RoleBinding"]["roleRef"].update(name="cluster-admin")),
+    ("grants_little", "account", lambda f: f["RoleBinding"]["subjects"].append(
+        {"kind": "ServiceAccount", "name": "good", "namespace": "elsewhere"})),
     ("lives_where_the_standard_is_enforced", "label", lambda f: f["Namespace"]["metadata"].pop("labels")),
     ("lives_where_the_standard_is_enforced", "place", lambda f: f["Deployment"]["metadata"].pop("namespace")),
     ("finds_what_it_mounts", "key", lambda f: f["ConfigMap"]["data"].pop("address")),
