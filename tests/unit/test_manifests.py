@@ -34,6 +34,7 @@ OVERLAYS = sorted(path.parent.name for path in (MANIFESTS / "overlays").glob("*/
 COMBINATIONS = {
     "minio": ("minio",),
     "kubeflow-store": ("kubeflow-store",),
+    "kubeflow-store-endpoint": ("kubeflow-store-endpoint",),
     "mlflow": ("minio", "mlflow"),
     "serving": ("minio", "mlflow", "serving"),
     "tls": ("minio", "mlflow", "serving", "tls"),
@@ -45,6 +46,14 @@ COMBINATIONS = {
     "airgap": ("minio", "mlflow", "serving", "trainer", "airgap"),
 }
 """Each component, with the others that it is of no use without."""
+
+BESIDE = {
+    "local": "pipeline-namespace",
+    "gpu": "pipeline-namespace",
+    "airgapped": "pipeline-namespace",
+    "kubeflow-store": "pipeline-namespace-kubeflow-store",
+}
+"""Each overlay of Casbah's own namespace, and the one of the pipeline's that is applied beside it."""
 
 OWN_KINDS = {
     "TrainJob": "trainjob.json",
@@ -160,6 +169,27 @@ def test_the_pipeline_finds_secrets_and_addresses_under_the_names_that_it_reads(
         assert {key for name, key in read if name == secret} == set(keys)
         for key in keys:
             assert re.search(rf"make {secret} -n .*--from-literal={key}=", (MANIFESTS / "secrets.example").read_text())
+
+
+def test_every_overlay_has_one_beside_it() -> None:
+    assert {*BESIDE, *BESIDE.values()} == set(OVERLAYS)
+    guide = DOCS.read_text()
+    for name in (*OVERLAYS, *COMBINATIONS):
+        assert f"`{name}`" in guide, f"the guide has no line on {name}"
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_pods_of_the_pipeline_and_pods_of_casbah_use_one_store_which_is_there(name: str) -> None:
+    objects = overlay(name)
+    ours, theirs = (
+        find(found, f"ConfigMap/{placement.SERVICES_CONFIG}")["data"] for found in (objects, overlay(BESIDE[name]))
+    )
+    assert ours == theirs
+    host = re.fullmatch(r"http://([\w-]+)\.([\w-]+)\.svc:9000", ours["store-endpoint"])
+    assert host is not None
+    services = {(one["metadata"]["namespace"], one["metadata"]["name"]) for one in objects if one["kind"] == "Service"}
+    assert (host[2], host[1]) in services | {("kubeflow", "minio-service")}
+    assert (("casbah", "casbah-store") in services) is (host[1] == "casbah-store"), "no store that nobody uses"
 
 
 def test_a_profile_is_named_once_and_its_account_is_the_one_that_gets_the_rights(tmp_path: Path) -> None:
