@@ -12,6 +12,15 @@ LONG_RUNNING = {"Deployment", "StatefulSet", "DaemonSet"}
 RESOURCES = ("cpu", "memory", "ephemeral-storage")
 SECRETIVE = re.compile(r"KEY|PASSWORD|SECRET|TOKEN|CREDENTIAL", re.IGNORECASE)
 IMAGE = re.compile(r"^(?P<name>[^:@\s]+(?::\d+/[^:@\s]+)?)(?::(?P<tag>[\w.-]+))?(?:@sha256:(?P<digest>[0-9a-f]{64}))?$")
+STARTS_PODS = {
+    "pods", "replicationcontrollers", "replicasets", "deployments", "statefulsets", "daemonsets", "jobs", "cronjobs",
+    "trainjobs", "trainingruntimes", "clustertrainingruntimes", "pytorchjobs",
+}  # fmt: skip
+"""Kinds whose pods can be given any Secret of their namespace by whoever makes or changes them."""
+
+REACHES_SECRETS = "casbah.io/reaches-secrets"
+"""The annotation by which a role says that it leads to Secrets without naming them."""
+
 PASSWORD_IN_ADDRESS = re.compile(r"[a-z][a-z0-9+]*://[^\s/@:]+:[^\s/@]+@")
 
 
@@ -283,7 +292,7 @@ def is_encrypted(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def grants_little(objects: Sequence[Object]) -> Iterator[str]:
-    """Rights are named one by one, in one namespace, to whom is known here, and none reads a Secret."""
+    """Rights are named one by one, in one namespace, to whom is known here, and what leads to Secrets says so."""
     accounts = {(namespace_of(one), one["metadata"]["name"]) for one in objects if one["kind"] == "ServiceAccount"}
     roles = {(namespace_of(one), one["metadata"]["name"]) for one in objects if one["kind"] == "Role"}
     for one in objects:
@@ -296,6 +305,9 @@ def grants_little(objects: Sequence[Object]) -> Iterator[str]:
                     yield f"{name_of(one)} grants everything of a kind"
                 if words & {"secrets", "pods/exec", "escalate", "impersonate", "bind"}:
                     yield f"{name_of(one)} grants what leads to Secrets"
+                starts = STARTS_PODS & set(rule["resources"]) and {"create", "update", "patch"} & set(rule["verbs"])
+                if starts and REACHES_SECRETS not in one["metadata"].get("annotations", {}):
+                    yield f"{name_of(one)} may start pods, which lead to Secrets, and does not say so"
         if one["kind"] == "RoleBinding" and (namespace_of(one), one["roleRef"]["name"]) not in roles:
             yield f"{name_of(one)} binds a role that is not made here"
         for subject in one.get("subjects", []) if one["kind"] == "RoleBinding" else []:

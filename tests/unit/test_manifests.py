@@ -585,6 +585,7 @@ BREAKAGES: list[tuple[str, str, Breakage]] = [
     ("is_encrypted", "open", lambda f: f["Service"]["spec"].update(type="NodePort")),
     ("grants_little", "star", lambda f: f["Role"]["rules"][0].update(verbs=["*"])),
     ("grants_little", "secrets", lambda f: f["Role"]["rules"][0].update(resources=["secrets"])),
+    ("grants_little", "pods", lambda f: f["Role"]["rules"][0].update(resources=["trainjobs"], verbs=["create"])),
     ("grants_little", "cluster", lambda f: f["Role"].update(kind="ClusterRole")),
     ("grants_little", "binding", lambda f: f["RoleBinding"]["roleRef"].update(name="cluster-admin")),
     ("grants_little", "account", lambda f: f["RoleBinding"]["subjects"].append(
