@@ -20,7 +20,7 @@ export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo up down test test-study test-unit test-images lint format types bench pisa maps algiers pipeline locks \
-	images images-sizes images-sbom images-scan images-push clean clean-data FORCE
+	images images-sizes images-sbom images-scan images-push images-pin images-mirror clean clean-data FORCE
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 — \2/p' $(MAKEFILE_LIST)
@@ -80,6 +80,7 @@ format: install ## Format the code
 #   make images ACCELERATOR=cpu               torch for CPUs
 #   make images WHEELS=1 BASE_IMAGE=local/base   a build without network: packages by this machine's pip, another base
 ACCELERATOR ?= cuda
+IMAGES_JSON ?= build/images.json
 export DOCKER ?= docker
 export GRYPE ?= grype
 IMAGES := $(BIN)/python images/build.py $(if $(REGISTRY),--registry "$(REGISTRY)") $(if $(TAG),--tag "$(TAG)") \
@@ -100,6 +101,12 @@ images-scan: ## Look for known holes in the images: fails on a critical one that
 
 images-push: install ## Push what `make images` has built to REGISTRY, and pin it by digest in build/images.json
 	@$(IMAGES) --push
+
+images-pin: ## Let manifests/overlays/$(OVERLAY) run what build/images.json (IMAGES_JSON) names
+	@$(PYTHON) images/pin.py $(or $(OVERLAY),local) --images $(IMAGES_JSON)
+
+images-mirror: install ## Name the same images in REGISTRY: build/mirrored.json, and what to copy, a line each
+	@$(BIN)/python images/mirror.py "$(REGISTRY)" --images $(IMAGES_JSON)
 
 locks: install ## Resolve what the images install anew (images/locks/)
 	@test -x build/uv/bin/uv || { $(PYTHON) -m venv build/uv && build/uv/bin/python -m pip install --quiet uv; }

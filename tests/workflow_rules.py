@@ -20,7 +20,7 @@ EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}", re.S)
 OUTPUT = re.compile(r"\b(steps|needs)\.([\w-]+)\.outputs\.([\w-]+)")
 PINNED = re.compile(r"[\w.-]+(/[\w.-]+)+@[0-9a-f]{40}")
 CASBAH = re.compile(r"(?:\S*/)?casbah")
-MAKE_VARIABLES = {"PYTHON", "TORCH_INDEX", "REGISTRY", "TAG", "ACCELERATOR", "GRYPE"}
+MAKE_VARIABLES = {"PYTHON", "TORCH_INDEX", "REGISTRY", "TAG", "ACCELERATOR", "GRYPE", "OVERLAY", "IMAGES_JSON"}
 
 WRITES = {
     ("images", "images"): {"packages"},
@@ -144,11 +144,19 @@ def commands(run: str) -> Iterator[list[str]]:
         yield words
 
 
+def shown(guide: str) -> Iterator[str]:
+    """What is wrong with the commands of `make` and `casbah` that a guide shows in blocks."""
+    for block in re.findall(r"^```\w*\n(.*?)^```$", guide, re.M | re.S):
+        for line in re.findall(r"^(?:make|casbah) .*$", block.replace("\\\n", " "), re.M):
+            for command in commands(re.sub(r" #.*$", "", line)):
+                yield from _command(command)
+
+
 def _command(words: list[str]) -> Iterator[str]:
     if not words:
         return
     if words[0] == "make":
-        given = [word for word in words[1:] if "=" not in word]
+        given = [word for word in words[1:] if "=" not in word and word != "-s"]
         yield from (f"make has no target {word}" for word in given if word not in targets())
         for word in words[1:]:
             if "=" in word and word.partition("=")[0] not in MAKE_VARIABLES:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from workflow_rules import complaints, read
+from workflow_rules import complaints, read, shown
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -153,6 +153,17 @@ def test_nothing_is_pushed_before_it_was_scanned() -> None:
     assert "REGISTRY" not in runs[order[0]], "`make images REGISTRY=…` pushes what it builds"
     login = next(place for place, run in enumerate(runs) if "docker login" in run)
     assert order[2] < login < order[3]
+
+
+@pytest.mark.parametrize("guide", ["README.md", "docs/deployment.md", "docs/ci.md"])
+def test_commands_that_a_guide_shows_are_ones_that_make_and_casbah_know(guide: str) -> None:
+    text = (ROOT / guide).read_text()
+    assert list(shown(text)) == []
+    broken = "```\ncasbah weights miror x\nmake imagse\ncasbah sample publish\n```\n"
+    found = " ".join(shown(text + broken))
+    assert "no command 'miror'" in found
+    assert "no target imagse" in found
+    assert "casbah sample publish refuses these words" in found
 
 
 def test_a_retraining_says_where_and_as_whom_it_submits_and_the_guide_names_all_that_it_wants() -> None:
