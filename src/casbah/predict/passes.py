@@ -65,12 +65,11 @@ def _turned(images: NDArray[Any], turns: int, flip: bool, inverse: bool = False)
     return turned[..., ::-1] if flip else turned
 
 
-def on_device(predictor: Predictor, device: str) -> None:
-    """Move a model's networks to `auto`, `cpu` or `cuda`; `InputError` where there is no such device."""
+def made_ready(predictor: Predictor, device: str) -> None:
+    """Move a model's networks to `auto`, `cpu` or `cuda` and fold what can be folded; `InputError` where there is no
+    such device."""
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device is {device!r}; auto, cpu or cuda is wanted")
-    if device == "auto":
-        return
     for one in (predictor, *getattr(predictor, "members", ())):
         if not hasattr(one, "device"):
             continue
@@ -78,5 +77,7 @@ def on_device(predictor: Predictor, device: str) -> None:
 
         if device == "cuda" and not torch.cuda.is_available():
             raise InputError("device is 'cuda', and torch finds no GPU here; take auto or cpu")
-        one.device = torch.device(device)
-        one.model = one.model.to(one.device)
+        if device != "auto":
+            one.device = torch.device(device)
+            one.model = one.model.to(one.device)
+        one.fold()

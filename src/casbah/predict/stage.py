@@ -22,7 +22,7 @@ from casbah.predict import maps, unlike
 from casbah.predict.blending import add_row, sizes, unobserved
 from casbah.predict.describe import stac_item, tags_of
 from casbah.predict.imagery import CACHE_BYTES, Imagery, open_imagery, reading
-from casbah.predict.passes import Passes, on_device
+from casbah.predict.passes import Passes, made_ready
 from casbah.predict.plan import Block, Plan
 from casbah.products.manifest import check_target
 from casbah.products.model import ModelBundle, Training
@@ -90,7 +90,7 @@ def predict(
         window, overlap = sizes(training, window, overlap)
         imagery = open_imagery(scene, training, patience)
         predictor = models.load(bundle)
-        on_device(predictor, device)
+        made_ready(predictor, device)
         passes = Passes(predictor, flips=flips, uncertainty=uncertainty)
         info = _info(bundle, version or registered, imagery, threshold)
         info = info.model_copy(
