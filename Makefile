@@ -20,7 +20,7 @@ export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo up down test test-study test-unit test-images lint format types bench pisa maps algiers pipeline locks \
-	images images-sizes images-sbom images-scan images-push images-pin images-mirror clean clean-data FORCE
+	notebooks api images images-sizes images-sbom images-scan images-push images-pin images-mirror clean clean-data FORCE
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 — \2/p' $(MAKEFILE_LIST)
@@ -116,6 +116,12 @@ test-images: install ## Build the images for CPUs, and run the whole pipeline in
 	@$(IMAGES) --accelerator cpu
 	@$(BIN)/python images/sbom.py
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/images -s
+
+notebooks: install ## Run the notebooks on the simulated town, and keep them with their output: build/notebooks/ (minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python notebooks/execute.py build/notebooks
+
+api: install ## The API reference, from docstrings: build/api/index.html
+	@$(BIN)/python docs/api.py build/api
 
 pipeline: install ## Compile the Kubeflow pipeline to build/building_footprints.yaml
 	@$(BIN)/casbah pipeline compile --output build/building_footprints.yaml

@@ -63,7 +63,7 @@ def ingest(
     output: str | Path,
     start: str | None = None,
     end: str | None = None,
-    stac: str | None = None,
+    stac: str | Path | None = None,
     collection: str | None = None,
     max_cloud: float | None = None,
     bands: list[str] | tuple[str, ...] | None = None,
@@ -107,6 +107,7 @@ def ingest(
     """
     patience = patience or Patience()
     output = Path(output)
+    stac = None if stac is None else str(stac)
     with writing(output):
         check_target(output, Scene.schema)
     names = select(bands)

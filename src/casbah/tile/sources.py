@@ -36,7 +36,7 @@ class Source:
         return self.scene.grid
 
 
-def open_sources(scenes: Sequence[Path], labels: Sequence[Path]) -> list[Source]:
+def open_sources(scenes: Sequence[str | Path], labels: Sequence[str | Path]) -> list[Source]:
     """Open scenes and labels, paired in order; `InputError` where a pair, or two scenes, can't be tiled together."""
     if not scenes:
         raise InputError("no scene was given; name at least one --scene with its --labels")

@@ -71,9 +71,9 @@ class Cut:
 
 def tile(
     *,
-    scenes: Sequence[Path],
-    labels: Sequence[Path],
-    output: Path,
+    scenes: Sequence[str | Path],
+    labels: Sequence[str | Path],
+    output: str | Path,
     tile_size: int = 224,
     stride: int | None = None,
     block_size: float | None = None,
