@@ -75,8 +75,9 @@ def main(folder: Path) -> None:
     for name in PUBLIC:
         loaded(name)
     pdoc.render.configure(docformat="google", search=True, show_source=False)
-    # Pdoc walks into packages by itself; what is not public stays out of it.
-    tops = [name for name in PUBLIC if name.rpartition(".")[0] not in PUBLIC]
+    # Pdoc walks by itself into packages that do not list their names; what is not public stays out of it.
+    walked = {name for name in PUBLIC if not hasattr(import_module(name), "__all__")}
+    tops = [name for name in PUBLIC if name.rpartition(".")[0] not in walked]
     others = f"!^(?!(?:{'|'.join(map(re.escape, PUBLIC))})$)"
     pdoc.pdoc(*tops, others, output_directory=folder)
     print(folder / "index.html")

@@ -162,10 +162,11 @@ def _command(words: list[str]) -> Iterator[str]:
             if "=" in word and word.partition("=")[0] not in MAKE_VARIABLES:
                 yield f"make knows no variable {word}"
     elif CASBAH.fullmatch(words[0]):
-        yield from _casbah(words[1:])
+        yield from unknown_to_casbah(words[1:])
 
 
-def _casbah(words: list[str]) -> Iterator[str]:
+def unknown_to_casbah(words: list[str], *, whole: bool = True) -> Iterator[str]:
+    """What the command line refuses in the words after `casbah`; without `whole` they may lack what is required."""
     command: Any = typer.main.get_command(app)
     path = "casbah"
     while hasattr(command, "commands"):
@@ -173,11 +174,13 @@ def _casbah(words: list[str]) -> Iterator[str]:
             yield f"{path} has no command {words[0] if words else ''!r}"
             return
         command, path, words = command.commands[words[0]], f"{path} {words[0]}", words[1:]
+    if command.context_settings.get("ignore_unknown_options"):  # they are another program's
+        return
     options = [word.partition("=")[0] for word in words[: words.index("--") if "--" in words else None]]
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     unknown = [word for word in options if word.startswith("-") and word not in known]
     yield from (f"{path} has no option {word}" for word in unknown)
-    if unknown:
+    if unknown or not whole:
         return
     try:
         command.make_context(path, list(words), resilient_parsing=False)
