@@ -138,9 +138,9 @@ maps: install ## From model to map on real imagery: Pisa, and Valencia which the
 algiers: install ## The case study: real imagery and OpenStreetMap of Algiers (needs the internet)
 	@$(BIN)/casbah pipeline run --output runs/algiers aoi=algiers labels=osm start=2023-06-01 end=2023-09-30 periods=2
 
-clean: ## Stop the services, and remove what demo, pipeline and tests made (not your runs, nor .casbah and .venv)
+clean: ## Stop the services, and remove what demo, pipeline, notebooks and tests made (not your runs, nor .casbah and .venv)
 	@test ! -x $(BIN)/casbah || $(BIN)/casbah down
-	@rm -rf runs/demo build/building_footprints.yaml .mypy_cache .ruff_cache
+	@rm -rf runs/demo build/building_footprints.yaml build/notebooks build/api .mypy_cache .ruff_cache
 
 clean-data: clean ## Also delete .casbah: object store, checkpoints, MLflow with every registered version
 	@rm -rf .casbah

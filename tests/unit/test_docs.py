@@ -81,8 +81,10 @@ def broken_commands(text: str) -> Iterator[str]:
 
 def _refused(line: str, whole: bool) -> Iterator[str]:
     whole = whole and not any(mark in line for mark in WITHOUT_WORDS)
-    line = re.sub(r"\$\(\(.*?\)\)|\$\w+", "1", line).replace("…", " ")
-    for words in commands(line.partition(" # ")[0].partition("$(")[0].replace('"', "'").replace("'", "")):
+    said = re.sub(r"\$\(\(.*?\)\)|\$\w+", "1", line).partition("$(")[0].replace("…", " ")
+    if said.count('"') % 2:  # what the shell fills in was quoted
+        said = said.replace('"', "")
+    for words in commands(said):
         if words and words[0] == "make":
             yield from (f"make has no target {one}" for one in words[1:] if "=" not in one and one not in targets())
         elif words and CASBAH.fullmatch(words[0]) and words[-1] == "--help":
