@@ -6,6 +6,7 @@ import re
 import runpy
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from manifest_rules import RULES, Object, complaints, made_elsewhere, name_of, pods, references
+from tools import missing
 
 import casbah
 from components.images import image
@@ -69,7 +71,7 @@ def render(directory: Path) -> list[Object]:
     kubectl = shutil.which("kubectl")
     command = [kubectl, "kustomize"] if kubectl else [shutil.which("kustomize") or "", "build"]
     if not command[0]:
-        pytest.skip("neither kubectl nor kustomize is installed")
+        missing("neither kubectl nor kustomize is installed")
     done = subprocess.run([*command, str(directory)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
@@ -117,6 +119,20 @@ def faults(objects: Sequence[Object]) -> list[str]:
         except jsonschema.ValidationError as error:
             found.append(f"{name_of(one)}: {error.json_path}: {error.message}")
     return found
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("", "1 skipped"), ("1", "1 failed")])
+def test_without_a_kustomize_nothing_is_validated_and_under_ci_that_is_no_success(
+    ci: str, outcome: str, tmp_path: Path
+) -> None:
+    (tmp_path / "bin").mkdir()
+    path = [str(ROOT / "src"), str(ROOT), str(ROOT / "tests")]
+    clean = {"PATH": str(tmp_path / "bin"), "PYTHONPATH": os.pathsep.join(path), "CASBAH_CI": ci}
+    test = f"{Path(__file__)}::test_an_overlay_fits_the_schemas_and_keeps_the_rules[local]"
+    command = [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", test]
+    done = subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True)
+    assert outcome in done.stdout
+    assert "neither kubectl nor kustomize is installed" in done.stdout
 
 
 def test_every_component_is_tried() -> None:

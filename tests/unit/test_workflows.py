@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tools import missing
 from workflow_rules import complaints, read, shown
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +20,7 @@ def linter(name: str, *words: str | Path, said: str = "") -> tuple[int, str]:
     beside = Path(sys.executable).parent / name
     program = str(beside) if beside.is_file() else shutil.which(name)
     if program is None:
-        pytest.skip(f"{name} is not installed; the extra `dev` brings it")
+        missing(f"{name} is not installed; the extra `dev` brings it")
     done = subprocess.run([program, *map(str, words)], input=said, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
@@ -153,6 +154,11 @@ def test_nothing_is_pushed_before_it_was_scanned() -> None:
     assert "REGISTRY" not in runs[order[0]], "`make images REGISTRY=…` pushes what it builds"
     login = next(place for place, run in enumerate(runs) if "docker login" in run)
     assert order[2] < login < order[3]
+
+
+def test_under_ci_a_test_without_its_program_fails() -> None:
+    assert read(TEXTS["ci"])["env"]["CASBAH_CI"] == "1"
+    assert "export CASBAH_CI=1" in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
 @pytest.mark.parametrize("guide", ["README.md", "docs/deployment.md", "docs/ci.md"])
