@@ -251,6 +251,13 @@ def is_closed_by_default(objects: Sequence[Object]) -> Iterator[str]:
                     yield f"{name_of(one)} opens {direction} to everybody, or on every port"
 
 
+def makes_way(objects: Sequence[Object]) -> Iterator[str]:
+    """A Job that is done goes: no Job can change, so that another image could not be applied while it is there."""
+    for one in objects:
+        if one["kind"] == "Job" and not 0 < one["spec"].get("ttlSecondsAfterFinished", 0) <= 3600:
+            yield f"{name_of(one)} stays for more than an hour after it is done"
+
+
 def meets_its_pods(objects: Sequence[Object]) -> Iterator[str]:
     """Services and disruption budgets select pods, and their ports are open there; an Ingress names services."""
     made = list(pods(objects))
@@ -401,6 +408,7 @@ RULES: dict[str, Rule] = {
         has_an_account_without_token,
         holds_no_secret,
         is_closed_by_default,
+        makes_way,
         meets_its_pods,
         is_encrypted,
         grants_little,

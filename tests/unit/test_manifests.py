@@ -429,6 +429,12 @@ def test_each_user_of_minio_has_one_bucket_and_the_job_may_run_again(monkeypatch
         script["users"](FakeAdmin("XMinioAdminNoSuchPolicy"))
 
 
+def test_the_guide_names_every_job_that_stands_in_the_way_of_another_image(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^kubectl -n casbah delete job --ignore-not-found (.*)$", DOCS.read_text(), re.MULTILINE)
+    jobs = {one["metadata"]["name"] for one in everything(tmp_path) if one["kind"] == "Job"}
+    assert set(command.split()) == jobs
+
+
 def test_nobody_can_reach_the_database_but_mlflow_and_its_migration(tmp_path: Path) -> None:
     clients = {
         pod.labels["app.kubernetes.io/name"]
@@ -592,6 +598,7 @@ BREAKAGES: list[tuple[str, str, Breakage]] = [
     ("is_closed_by_default", "own", lambda f: f["NetworkPolicy"]["spec"]["podSelector"].update(matchLabels={"a": "b"})),
     ("is_closed_by_default", "ports", lambda f: f["NetworkPolicy"]["spec"]["ingress"][0].pop("ports")),
     ("is_closed_by_default", "everybody", lambda f: f["NetworkPolicy"]["spec"]["ingress"][0].pop("from")),
+    ("makes_way", "stays", lambda f: f["Deployment"].update(kind="Job")),
     ("meets_its_pods", "selector", lambda f: f["Service"]["spec"].update(selector={"app": "other"})),
     ("meets_its_pods", "port", lambda f: f["Service"]["spec"]["ports"][0].update(targetPort="grpc")),
     ("meets_its_pods", "budget", lambda f: f["PodDisruptionBudget"]["spec"]["selector"].update(matchLabels={"a": "b"})),
