@@ -203,9 +203,47 @@ def test_a_retraining_reads_the_world_as_of_today_whatever_was_asked_for(tmp_pat
     assert re.fullmatch(r"snapshot=\d{4}-\d\d-\d\d", after[-1])
     assert not (tmp_path / "broken").exists()
     assert (tmp_path / "build" / "model.txt").read_text() == "mine\n"
-    sed = next(step["run"] for step in steps if step.get("name") == "Report").splitlines()[0]
+    report = next(step["run"] for step in steps if step.get("name") == "Report")
+    (sed,) = (line for line in report.splitlines() if line.startswith("run="))
     found = subprocess.run(["bash", "-c", f'{sed}; echo "$run"'], cwd=tmp_path, capture_output=True, text=True)
     assert found.stdout == "abc-1\n"
+
+
+@pytest.mark.parametrize(
+    ("trained", "submitted", "casbah", "code", "said"),
+    [
+        ("success", "Run           abc-1\nPage          http://kfp/#/runs/abc-1\n", 0, 0, ["# Version 7"]),
+        ("failure", "Run           abc-1\nPage          http://kfp/#/runs/abc-1\n", 0, 0,
+         ["did not succeed", "(http://log)", "(http://kfp/#/runs/abc-1)", "# Version 7"]),
+        ("failure", "Run           abc-1\n", 3, 3, ["did not succeed", "could not be asked", "the run abc-1", "(http://log)"]),
+        ("failure", "", 0, 0, ["did not succeed", "(http://log)"]),
+        ("skipped", None, 0, 0, ["did not succeed", "(http://log)"]),
+    ],
+)  # fmt: skip
+def test_whoever_waits_for_a_retraining_hears_of_it_however_it_ended(
+    trained: str, submitted: str | None, casbah: int, code: int, said: list[str], tmp_path: Path
+) -> None:
+    jobs = read(TEXTS["retrain"])["jobs"]
+    steps = jobs["retrain"]["steps"]
+    (report,) = (step for step in steps if step.get("name") == "Report")
+    program = tmp_path / ".venv" / "bin" / "casbah"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nfor w in "$@"; do last="$w"; done\necho "# Version 7" > "$last"\nexit {casbah}\n')
+    program.chmod(0o755)
+    if submitted is not None:
+        (tmp_path / "build").mkdir()
+        (tmp_path / "build" / "submitted.txt").write_text(submitted)
+        (tmp_path / "build" / "model.txt").write_text("casbah-buildings\n")
+    given = {"PATH": "/usr/bin:/bin", "TRAINED": trained, "LOG": "http://log", "GITHUB_STEP_SUMMARY": "summary"}
+    command = ["bash", "-eo", "pipefail", "-c", report["run"]]
+    done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    text = (tmp_path / "build" / "report.md").read_text()
+    assert not [words for words in said if words not in text], text
+    assert ("did not succeed" in text) is (trained != "success")
+    assert (tmp_path / "summary").read_text() == text
+    later = [report, steps[steps.index(report) + 1], jobs["comment"]]
+    assert all("!cancelled()" in step["if"] for step in later)
 
 
 @pytest.mark.parametrize(
