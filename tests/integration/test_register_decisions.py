@@ -13,7 +13,8 @@ from casbah.errors import InputError, WorldError
 from casbah.evaluate import evaluate
 from casbah.grid import Grid
 from casbah.products.tiles import TileSet
-from casbah.register import register, rollback
+from casbah.register import register, rollback, settle
+from casbah.register import stage as registering
 
 pytestmark = pytest.mark.integration
 
@@ -132,3 +133,74 @@ def test_a_champion_before_that_was_deleted_is_named_and_nothing_moves(
         rollback(name=name)
     assert str(registry.get_model_version_by_alias(name, "champion").version) == "2"
     assert registry.get_model_version(name, "2").tags["casbah.decision"] == "promoted"
+
+
+class Died(BaseException):
+    """The pod is gone."""
+
+
+def dies(*_: object, **__: object) -> None:
+    raise Died
+
+
+def left_by(client: mlflow.MlflowClient, run: str) -> tuple[int, int]:
+    """How many MLflow runs there are of a pipeline's run, and how many models that were logged in them."""
+    (experiment,) = client.search_experiments(filter_string="name = 'casbah'")
+    place = [experiment.experiment_id]
+    runs = [one.info.run_id for one in client.search_runs(place, f"tags.`casbah.kfp_run` = '{run}'")]
+    models = [one for one in client.search_logged_models(place) if one.source_run_id in runs]
+    return len(runs), len(models)
+
+
+@pytest.mark.parametrize("step", ["_write_decision", "register_model", "_log_model"])
+def test_a_step_that_dies_leaves_no_version_no_run_and_no_files_behind(
+    step: str, registry: mlflow.MlflowClient, tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    run, name = f"run-{step}", f"{name}-{step}"
+    monkeypatch.setenv("KFP_RUN_ID", f"{run}-before")
+    submit(tmp_path, tiles, "poor", name)
+    monkeypatch.setenv("KFP_RUN_ID", run)
+    with monkeypatch.context() as dying:
+        dying.setattr(mlflow if step == "register_model" else registering, step, dies)
+        with pytest.raises(Died):
+            submit(tmp_path, tiles, "good", name)
+    assert left_by(registry, run) == (1, 0 if step == "_log_model" else 1)
+    assert settle(name=name, run="another") == []
+    (sentence,) = settle(name=name, run=run)
+    assert sentence.endswith("was deleted")
+    assert left_by(registry, run) == (0, 0)
+    assert left_by(registry, f"{run}-before") == (1, 1), "what became a version stays"
+    assert [one.version for one in registry.search_model_versions(f"name = '{name}'")] == [1]
+    assert settle(name=name, run=run) == []
+
+
+def test_a_run_of_somebody_elses_stays_where_a_registering_in_it_broke_off(
+    registry: mlflow.MlflowClient, tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("KFP_RUN_ID", "run-own")
+    mlflow.set_experiment("casbah")
+    with mlflow.start_run(run_name="mine") as own:
+        pass
+    monkeypatch.setenv("MLFLOW_RUN_ID", own.info.run_id)
+    with monkeypatch.context() as dying:
+        dying.setattr(registering, "_write_decision", dies)
+        with pytest.raises(Died):
+            submit(tmp_path, tiles, "good", name)
+    assert len(settle(name=name, run="run-own")) == 1, "the version goes"
+    assert registry.get_run(own.info.run_id).info.lifecycle_stage == "active"
+
+
+def test_a_challenger_that_lacks_no_more_than_the_word_for_it_stays_one(
+    registry: mlflow.MlflowClient, tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("KFP_RUN_ID", "run-challenger")
+    submit(tmp_path, tiles, "good", name)
+    _, _, second = submit(tmp_path, tiles, "poor", name)
+    assert second.alias == "challenger"
+    decided = registry.get_model_version(name, second.version).tags["casbah.decision"]
+    registry.delete_model_version_tag(name, second.version, "casbah.decision")
+    (sentence,) = settle(name=name, run="run-challenger")
+    assert sentence == f"{name} version 2 became challenger by a step that broke off afterwards; it says so now"
+    version = registry.get_model_version(name, second.version)
+    assert (version.tags["casbah.decision"], version.aliases) == (decided, ["challenger"])
+    assert settle(name=name, run="run-challenger") == []

@@ -1,6 +1,5 @@
 """Versions that nobody needs any more: found, and deleted where that is asked for."""
 
-import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from casbah.register.versions import (
     PREVIOUS,
     aliases_of,
     check_name,
+    forget_run,
     keep_compared_on,
     number_of,
     some_versions,
@@ -23,9 +23,6 @@ from casbah.register.versions import (
 )
 
 DAY = 24 * 3600.0
-
-LOGGED = re.compile(r"models:/(m-[0-9a-f]+)")
-"""The source of a version that was logged as a model of its own. (MLflow 3.17 leaves `model_id` of a version empty.)"""
 
 
 @dataclass(frozen=True)
@@ -143,10 +140,7 @@ def _delete(client: Any, name: str, old: Old) -> None:
     keep_compared_on(client, name, version)
     client.delete_model_version(name, old.version)
     words = f"deleted version {old.version} of {name}"
-    if old.run and not client.search_model_versions(f"run_id='{old.run}'"):
-        if model := LOGGED.fullmatch(version.source or ""):
-            client.delete_logged_model(model[1])
-        client.delete_run(old.run)
+    if old.run and forget_run(client, old.run):
         words += f", and its run {old.run}"
     say(words)
 

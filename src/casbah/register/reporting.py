@@ -15,8 +15,10 @@ from casbah.register.versions import (
     CHAMPION,
     DECISION,
     DIFFERENCE,
+    KFP_RUN,
     NAME,
     PREVIOUS,
+    REASON,
     aliases_of,
     champion_of,
     check_name,
@@ -92,7 +94,7 @@ def _chosen(name: str, known: dict[str, Any], version: str | None, run: str | No
             raise InputError(f"{name} has no version {version[:20]!r}; there are {', '.join(reversed(known))}")
         return known[version], True
     if run is not None:
-        found = next((one for one in known.values() if one.tags.get("casbah.kfp_run") == run), None)
+        found = next((one for one in known.values() if one.tags.get(KFP_RUN) == run), None)
         if found is not None:
             return found, True
     return next(iter(known.values())), False
@@ -105,7 +107,7 @@ def _lines(
     alias = ", ".join(sorted(held.get(number, ()))) or "no alias"
     yield f"## {_text(name)} version {number}: {alias}"
     yield ""
-    decision, reason = chosen.tags.get(DECISION, "nothing decided yet"), chosen.tags.get("casbah.reason", "")
+    decision, reason = chosen.tags.get(DECISION, "nothing decided yet"), chosen.tags.get(REASON, "")
     reason = reason.removeprefix(f"{decision}: ") or "no reason is written on the version"
     yield f"**{_text(decision)}**: {_text(reason)}."
     yield ""
@@ -172,7 +174,7 @@ def _origin(value: str) -> str:
 
 
 def _run(version: Any, host: str | None) -> str:
-    run = version.tags.get("casbah.kfp_run", "")
+    run = version.tags.get(KFP_RUN, "")
     if run in ABSENT:
         return "No run of the pipeline is named on it."
     link = (

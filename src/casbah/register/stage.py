@@ -27,8 +27,10 @@ from casbah.register.versions import (
     COMPARED_ON,
     DECISION,
     DIFFERENCE,
+    KFP_RUN,
     NAME,
     PREVIOUS,
+    REASON,
     champion_of,
     check_name,
     compared_before,
@@ -38,6 +40,9 @@ from casbah.register.versions import (
 )
 
 EXPERIMENT = "casbah"
+RUN_NAME = "register "
+"""Begins the name of an MLflow run that is made here, as no run is that somebody else made (`MLFLOW_RUN_ID`)."""
+
 PROMOTED, KEPT, NOT_COMPARED = "promoted", "kept as challenger", "not compared"
 
 PARAGRAPH = "\n\n"
@@ -158,7 +163,7 @@ def _register(mlflow: Any, client: Any, uri: str, name: str, candidate: Candidat
 
 def _as_it_stands(client: Any, uri: str, name: str, version: Any) -> Registration:
     """What an earlier run decided on a version, and which alias it holds by now."""
-    number, reason = number_of(version), version.tags.get("casbah.reason", "")
+    number, reason = number_of(version), version.tags.get(REASON, "")
     held = client.get_model_version(name, number).aliases
     if CHAMPION not in held:
         if back := version.tags.get("casbah.rolled_back_to"):
@@ -174,7 +179,7 @@ def _decide(client: Any, name: str, version: Any, candidate: Candidate) -> Decis
     if champion is None:
         return Decision(True, "first model of this name", False)
     if version is not None and number_of(champion) == number_of(version):
-        reason = version.tags.get("casbah.reason", "promoted by a run that broke off before it wrote why")
+        reason = version.tags.get(REASON, "promoted by a run that broke off before it wrote why")
         blocks = tuple(json.loads(version.tags.get(COMPARED_ON, "[]")))
         return Decision(True, reason, bool(blocks), blocks, previous=version.tags.get(PREVIOUS))
     return replace(compare(client, name, champion, candidate), previous=number_of(champion))
@@ -195,9 +200,10 @@ def _log(mlflow: Any, name: str, candidate: Candidate) -> Any:
     if run_id is None:
         mlflow.set_experiment(EXPERIMENT)
     training = candidate.model.training
-    with mlflow.start_run(run_id=run_id, run_name=None if run_id else f"register {training.experiment}"):
+    called = None if run_id else f"{RUN_NAME}{training.experiment}"
+    # With its tags from the start: where this breaks off, they say whose run it is.
+    with mlflow.start_run(run_id=run_id, run_name=called, tags=_tags(candidate)):
         mlflow.log_metrics(_scores(candidate.metrics))
-        mlflow.set_tags(_tags(candidate))
         mlflow.log_artifacts(str(candidate.evaluation.path), evaluation_folder(candidate.evaluation.digest))
         info = log_model(mlflow, name, candidate)
     return mlflow.register_model(info.model_uri, name, tags=_tags(candidate))
@@ -235,7 +241,7 @@ def _tags(candidate: Candidate) -> dict[str, str]:
         "casbah.attribution": " · ".join(training.attribution),
         "casbah.git_commit": _git_commit(),
         "casbah.image": os.environ.get("CASBAH_IMAGE", "none"),
-        "casbah.kfp_run": os.environ.get("KFP_RUN_ID", "none"),
+        KFP_RUN: os.environ.get("KFP_RUN_ID", "none"),
     }
     if training.refit:
         tags["casbah.refit"] = f"{training.refit}; its scores are those of the protocol ({metrics.protocol})"
@@ -272,7 +278,7 @@ def _write_decision(client: Any, name: str, version: str, decision: Decision, al
     tags = {
         COMPARED_ON: json.dumps(compared),
         "casbah.test_blocks_decided_before": str(decided),
-        "casbah.reason": decision.reason,
+        REASON: decision.reason,
     }
     if decision.promoted and decision.previous is not None:
         tags[PREVIOUS] = decision.previous

@@ -14,6 +14,12 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 DECISION = "casbah.decision"
 """The tag that says what was decided on a version."""
 
+REASON = "casbah.reason"
+"""The tag with the sentence that says why."""
+
+KFP_RUN = "casbah.kfp_run"
+"""The tag of a version, and of the MLflow run that it was logged in, that names the pipeline's run."""
+
 COMPARED_ON = "casbah.compared_on"
 """The tag that lists the test blocks that were looked at for the decision."""
 
@@ -110,3 +116,17 @@ def compared_before(client: Any, name: str, *, but: str) -> list[Sequence[str]]:
             deleted = key.removeprefix(f"{PRUNED}.").partition(".")[0]
             found.setdefault(f"deleted {deleted}", []).extend(json.loads(text))
     return list(found.values())
+
+
+def forget_run(client: Any, run: str) -> bool:
+    """Delete an MLflow run and the models that were logged in it, unless a version of any name uses it; say whether.
+
+    MLflow marks them as deleted; their files lie in its store until `mlflow gc` runs.
+    """
+    if client.search_model_versions(f"run_id='{run}'"):
+        return False
+    experiment = client.get_run(run).info.experiment_id
+    for model in client.search_logged_models([experiment], filter_string=f"source_run_id = '{run}'"):
+        client.delete_logged_model(model.model_id)
+    client.delete_run(run)
+    return True
