@@ -183,8 +183,8 @@ def test_the_pipeline_finds_secrets_and_addresses_under_the_names_that_it_reads(
         (placement.MLFLOW_SECRET, placement.MLFLOW_KEYS),
     ):
         assert {key for name, key in read if name == secret} == set(keys)
-        for key in keys:
-            assert re.search(rf"make {secret} -n .*--from-literal={key}=", (MANIFESTS / "secrets.example").read_text())
+        for place in ("casbah", "kubeflow"):
+            assert set(keys) <= set(secrets_of_the_example(tmp_path / "bin")[place, secret])
 
 
 def test_every_overlay_has_one_beside_it() -> None:
@@ -231,30 +231,60 @@ def test_a_training_and_a_step_of_the_pipeline_get_the_same_variables(tmp_path: 
 
 
 def test_what_an_administrator_must_make_stands_in_the_guide_and_in_the_example(tmp_path: Path) -> None:
-    guide, example = DOCS.read_text(), (MANIFESTS / "secrets.example").read_text()
+    guide, example = DOCS.read_text(), secrets_of_the_example(tmp_path / "bin")
     wanted = made_elsewhere(everything(tmp_path))
     assert {kind for kind, _, _ in wanted} == {"Secret"}, "every ConfigMap is made here"
     for _, name, key in sorted(wanted):
         assert f"`{name}`" in guide, name
         assert f"`{key}`" in guide, f"{name} {key}"
         if name != "casbah-tls":
-            assert re.search(rf"make {name} -n .*--from-literal={key}=", example), f"{name} {key}"
+            assert key in example["casbah", name], f"{name} {key}"
 
 
-def test_the_example_of_secrets_draws_its_values(tmp_path: Path) -> None:
-    given = re.findall(r"--from-literal=(\S+?)=\"(.*?)\"", (MANIFESTS / "secrets.example").read_text())
-    for key, value in given:
-        assert value.startswith("$") or key in ("accesskey", "username", "root-user"), f"{key} is written down"
-    kubectl = tmp_path / "kubectl"
-    kubectl.write_text('#!/bin/sh\necho "$@" >> "$(dirname "$0")/asked"\n')
-    kubectl.chmod(0o755)
-    clean = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    subprocess.run(["bash", str(MANIFESTS / "secrets.example")], check=True, env=clean)
-    asked = (tmp_path / "asked").read_text().splitlines()
-    assert len({line for line in asked if "create secret generic casbah-store -n" in line}) == 2
-    values = re.findall(r"(?:secretkey|password|session-key)=(\S+)", " ".join(asked))
+def test_the_example_of_secrets_draws_its_values_and_shows_them_on_no_command_line(tmp_path: Path) -> None:
+    made = secrets_of_the_example(tmp_path)
+    names = {"accesskey", "username", "root-user"}
+    values = [value for keys in made.values() for key, value in keys.items() if key not in names]
     assert len(set(values)) == len(values) - 2, "two are the same in both namespaces, and no other is"
+    assert made["casbah", "casbah-store"] == made["kubeflow", "casbah-store"]
+    assert made["casbah", "casbah-mlflow"] == made["kubeflow", "casbah-mlflow"]
     assert min(map(len, values)) >= 32
+    said = (tmp_path / "asked").read_text() + (MANIFESTS / "secrets.example").read_text()
+    assert not [value for value in values if value in said]
+
+
+def secrets_of_the_example(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """Namespace and name -> keys and values, as the script hands them to kubectl."""
+    folder.mkdir(exist_ok=True)
+    kubectl = folder / "kubectl"
+    kubectl.write_text(
+        '#!/bin/sh\necho "$@" >> "$(dirname "$0")/asked"\n'
+        'test "$7" = --from-env-file=/dev/stdin || exit 1\n{ echo "# $6 $4"; cat; } >> "$(dirname "$0")/given"\n'
+    )
+    kubectl.chmod(0o755)
+    (folder / "given").unlink(missing_ok=True)
+    clean = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    subprocess.run(["bash", str(MANIFESTS / "secrets.example")], check=True, env=clean)
+    made: dict[tuple[str, str], dict[str, str]] = {}
+    for line in (folder / "given").read_text().splitlines():
+        if line.startswith("# "):
+            namespace, _, name = line.removeprefix("# ").partition(" ")
+            found = made.setdefault((namespace, name), {})
+        else:
+            key, _, value = line.partition("=")
+            found[key] = value
+    return made
+
+
+def test_the_password_of_the_database_is_read_from_the_environment(tmp_path: Path) -> None:
+    psql = tmp_path / "psql"
+    psql.write_text('#!/bin/sh\necho "$@"\ncat\n')
+    psql.chmod(0o755)
+    script = MANIFESTS / "components" / "mlflow" / "databases.sh"
+    clean = {"PATH": f"{tmp_path}:/usr/bin:/bin", "POSTGRES_USER": "postgres", "MLFLOW_PASSWORD": "very secret"}
+    done = subprocess.run(["sh", str(script)], env=clean, capture_output=True, text=True, check=True)
+    assert "very secret" not in done.stdout
+    assert "\\getenv password MLFLOW_PASSWORD\nCREATE ROLE mlflow LOGIN PASSWORD :'password';" in done.stdout
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
