@@ -185,10 +185,12 @@ def revision() -> str:
     """The commit, with -dirty where the tree holds more; empty outside of a clone."""
     if named := os.environ.get("CASBAH_GIT_COMMIT"):
         return named
-    done = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=40", "--dirty"], cwd=ROOT, capture_output=True, text=True
+    # (`git describe --always` would say a tag's name in place of the commit.)
+    commit, changes = (
+        subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        for words in (["rev-parse", "--verify", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
     )
-    return done.stdout.strip()
+    return f"{commit}-dirty" if commit and changes else commit
 
 
 def stop(code: int, sentence: str) -> Any:

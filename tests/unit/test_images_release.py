@@ -119,3 +119,29 @@ def test_a_scanner_that_is_not_there_is_named(images: Path) -> None:
     done = call("scan.py", "--images", images, "--grype", "no-such-scanner")
     assert (done.returncode, done.stderr.count("\n")) == (3, 1)
     assert "no-such-scanner can't be run" in done.stderr
+
+
+def test_an_image_says_the_commit_that_it_was_built_from_even_where_that_has_a_tag(tmp_path: Path) -> None:
+    script = tmp_path / "images" / "build.py"
+    script.parent.mkdir()
+    script.write_text((ROOT / "images" / "build.py").read_text())
+
+    def git(*words: str) -> str:
+        command = ["git", "-c", "user.name=me", "-c", "user.email=me@example.org", *words]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+
+    def revision() -> str:
+        program = f"import runpy; print(runpy.run_path({str(script)!r})['revision']())"
+        clean = {"PATH": os.environ["PATH"], "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+        done = subprocess.run([sys.executable, "-B", "-c", program], env=clean, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    assert revision() == "", "outside of a clone nobody knows"
+    git("init", "--quiet")
+    git("add", "images")
+    git("commit", "--quiet", "--message", "first")
+    git("tag", "--annotate", "v1.0.0", "--message", "release")
+    assert revision() == git("rev-parse", "HEAD")
+    script.write_text(script.read_text() + "# changed\n")
+    assert revision() == git("rev-parse", "HEAD") + "-dirty"
