@@ -18,6 +18,8 @@ SERVICES_KEYS = {
 }
 
 GPU = "nvidia.com/gpu"
+"""A whole GPU, and the taint of nodes that have one. `CASBAH_GPU` names a slice of one to ask for in its place."""
+
 GPU_NODE = {"nvidia.com/gpu.present": "true"}
 """Label that NVIDIA's GPU operator puts on nodes with a GPU."""
 
@@ -87,13 +89,13 @@ def with_store(task: PipelineTask) -> PipelineTask:
 
 
 def on_gpu(task: PipelineTask) -> PipelineTask:
-    """Ask for one GPU, the nodes that have one, and memory that data loader workers can share.
+    """Ask for one GPU or a slice of one, the nodes that have it, and memory that data loader workers can share.
 
     Compiled for a cluster without GPUs (`CASBAH_CPU`), only for the memory: a pod that asks for a GPU would wait for
     ever there.
     """
     if not os.environ.get("CASBAH_CPU"):
-        task.set_accelerator_type(GPU).set_accelerator_limit(1)
+        task.set_accelerator_type(os.environ.get("CASBAH_GPU") or GPU).set_accelerator_limit(1)
         for key, value in GPU_NODE.items():
             kubernetes.add_node_selector(task, key, value)
         kubernetes.add_toleration(task, key=GPU, operator="Exists", effect="NoSchedule")

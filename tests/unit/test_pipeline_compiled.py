@@ -65,6 +65,35 @@ def test_every_default_survives_the_kfp_command_line(package: Path) -> None:
         assert parsed == default, name
 
 
+def test_a_training_may_ask_for_a_slice_of_a_gpu(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from casbah.cli import pipeline
+    from casbah.cli.root import app
+
+    assert pipeline.pipeline
+    target = tmp_path / "mig.yaml"
+    words = ["pipeline", "compile", "--gpu-resource", "nvidia.com/mig-1g.10gb", "--output", str(target)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    specification, platform = yaml.safe_load_all(target.read_text())
+    container = specification["deploymentSpec"]["executors"]["exec-finetune"]["container"]
+    assert container["resources"]["accelerator"]["resourceType"] == "nvidia.com/mig-1g.10gb"
+    assert container["resources"]["accelerator"]["resourceCount"] == "1"
+    node = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-finetune"]
+    assert node["tolerations"] == [{"effect": "NoSchedule", "key": "nvidia.com/gpu", "operator": "Exists"}]
+    assert "mig-1g" not in compiled.compile_pipeline(tmp_path / "whole.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "cpu"), [("mig-1g.10gb", False), ("", False), ("nvidia.com/gpu 2", False), ("nvidia.com/gpu", True)]
+)
+def test_what_is_no_gpu_to_ask_for_is_refused_and_nothing_is_written(gpu: str, cpu: bool, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^--gpu-resource .* wanted"):
+        compiled.compile_pipeline(tmp_path / "a.yaml", gpu=gpu, cpu=cpu)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "word",
     [

@@ -86,6 +86,13 @@ def compile_(
         bool,
         typer.Option("--any-user", help="Name no user for the pods: for OpenShift, which gives each namespace one."),
     ] = False,
+    gpu_resource: Annotated[
+        str | None,
+        typer.Option(
+            help="What to ask for in place of a whole GPU: a slice (MIG), such as nvidia.com/mig-1g.10gb (CASBAH_GPU).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Compile the pipeline to one YAML, which runs on Kubeflow, under Docker and on this machine.
 
@@ -102,7 +109,10 @@ def compile_(
             raise InputError(f"--image {pair!r} is not STAGE=IMAGE, such as finetune=repository@sha256:digest")
         named[stage] = reference
     target = output or Path("build") / f"{pipeline}.yaml"
-    typer.echo(compile_pipeline(target, pipeline=pipeline, images=named, registry=registry, cpu=cpu, any_user=any_user))
+    made = compile_pipeline(
+        target, pipeline=pipeline, images=named, registry=registry, cpu=cpu, any_user=any_user, gpu=gpu_resource
+    )
+    typer.echo(made)
 
 
 @pipeline.command("run")

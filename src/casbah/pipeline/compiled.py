@@ -41,20 +41,22 @@ def compile_pipeline(
     registry: str | None = None,
     cpu: bool = False,
     any_user: bool = False,
+    gpu: str | None = None,
 ) -> Path:
     """Compile `pipelines/<pipeline>.py` to a YAML that appears whole or not at all.
 
     `images` maps a stage to its image (pin it by digest), `registry` says where the other stages' images come from.
     `cpu` leaves out the request for a GPU, for a cluster that has none; `any_user` the number of the pods' user, for
-    one that chooses it. Raises `InputError` for an unknown pipeline or stage, or where there is no checkout of the
-    repository.
+    one that chooses it. `gpu` is what is asked for in place of a whole GPU, such as `nvidia.com/mig-1g.10gb`. Raises
+    `InputError` for an unknown pipeline or stage, for what is no resource of NVIDIA's, or where there is no checkout of
+    the repository.
     """
     if pipeline not in PIPELINES:
         raise InputError(f"there is no pipeline {pipeline!r}; choose from {', '.join(PIPELINES)}")
     if output.suffix not in (".yaml", ".yml"):
         raise InputError(f"{output} is no name of a YAML file; end it in .yaml")
     partial = output.with_name(f".{output.stem}.partial-{uuid4().hex[:8]}{output.suffix}")
-    with _settings(images or {}, registry, cpu, any_user), _imports():
+    with _settings(images or {}, registry, cpu, any_user, gpu), _imports():
         from kfp import compiler
 
         function = getattr(importlib.import_module(f"pipelines.{pipeline}"), pipeline)
@@ -184,8 +186,17 @@ def _typed(name: str, value: Any, kind: str) -> Any:
 
 
 @contextmanager
-def _settings(images: Mapping[str, str], registry: str | None, cpu: bool, any_user: bool) -> Iterator[None]:
+def _settings(
+    images: Mapping[str, str], registry: str | None, cpu: bool, any_user: bool, gpu: str | None
+) -> Iterator[None]:
     """Let components and pipeline, which read them when they are imported, see the settings of this compilation."""
+    if gpu is not None and not re.fullmatch(r"nvidia\.com/[a-z0-9]([a-z0-9.-]*[a-z0-9])?", gpu):
+        raise InputError(
+            f"--gpu-resource is {gpu!r}; what the nodes name among their resources is wanted, such as "
+            "nvidia.com/mig-1g.10gb"
+        )
+    if gpu is not None and cpu:
+        raise InputError(f"--gpu-resource {gpu} and --cpu are given; one of both is wanted")
     for stage, image in images.items():
         if stage not in STAGES:
             raise InputError(f"there is no stage {stage!r} to give an image to; choose from {', '.join(STAGES)}")
@@ -198,6 +209,8 @@ def _settings(images: Mapping[str, str], registry: str | None, cpu: bool, any_us
         wanted["CASBAH_CPU"] = "1"
     if any_user:
         wanted["CASBAH_ANY_USER"] = "1"
+    if gpu:
+        wanted["CASBAH_GPU"] = gpu
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
