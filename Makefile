@@ -20,7 +20,8 @@ export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo up down test test-study test-unit test-images lint format types bench pisa maps algiers pipeline locks \
-	notebooks api images images-sizes images-sbom images-scan images-push images-pin images-mirror clean clean-data FORCE
+	notebooks api images images-sizes images-start images-sbom images-scan images-push images-pin images-mirror clean clean-data \
+	FORCE
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 — \2/p' $(MAKEFILE_LIST)
@@ -92,6 +93,9 @@ images: install ## Build an image per stage; with REGISTRY=… push them; write 
 
 images-sizes: ## How large the images are, unpacked
 	@$(PYTHON) images/build.py --sizes
+
+images-start: ## Start each image once, as anyone and read-only, and let `casbah doctor` look at what is in it
+	@$(PYTHON) images/start.py
 
 images-sbom: install ## What is in each image, as CycloneDX: build/sbom/
 	@$(BIN)/python images/sbom.py

@@ -115,6 +115,21 @@ def test_a_critical_hole_with_a_fix_fails_and_so_does_a_scan_that_could_not_be_m
     assert asked(grype)[0] == "docker:sha256:1 --only-fixed --fail-on critical"
 
 
+@pytest.mark.parametrize(
+    ("script", "code", "said"),
+    [("exit 0", 0, ""), ('case "$*" in *sha256:2*) exit 3;; esac', 1, "`casbah doctor` failed in finetune;")],
+)
+def test_each_image_is_started_as_anyone_and_one_that_does_not_hold_up_fails(
+    images: Path, tmp_path: Path, script: str, code: int, said: str
+) -> None:
+    docker = program(tmp_path / "docker", script)
+    done = call("start.py", "--images", images, "--docker", docker)
+    assert done.returncode == code
+    assert said in done.stderr
+    one = "run --rm --network none --read-only --tmpfs /tmp --user 12345:0 sha256:{} casbah doctor"
+    assert asked(docker) == [one.format(1), one.format(2)]
+
+
 def test_a_scanner_that_is_not_there_is_named(images: Path) -> None:
     done = call("scan.py", "--images", images, "--grype", "no-such-scanner")
     assert (done.returncode, done.stderr.count("\n")) == (3, 1)

@@ -145,15 +145,33 @@ def test_each_rule_refuses_what_breaks_it(name: str, old: str, new: str, complai
     assert any(complaint in found for found in complaints(name, changed(name, old, new)))
 
 
-def test_nothing_is_pushed_before_it_was_scanned() -> None:
+def test_images_are_built_and_the_pipeline_runs_in_them_before_anything_is_merged() -> None:
+    jobs = read(TEXTS["ci"])["jobs"]
+    assert any(step.get("run", "").startswith("make test-images ") for step in jobs["images"]["steps"])
+    assert "if" not in jobs["images"]
+    assert "pull_request" in read(TEXTS["ci"])["on"]
+
+
+def test_a_release_holds_every_pipeline_compiled() -> None:
+    from casbah.pipeline.compiled import PIPELINES
+
+    (kept,) = (
+        s for s in read(TEXTS["images"])["jobs"]["images"]["steps"] if s.get("with", {}).get("name") == "release"
+    )
+    for name in PIPELINES:
+        assert f"build/{name}.yaml" in kept["with"]["path"].split()
+        assert f"--output build/{name}.yaml" in TEXTS["images"]
+
+
+def test_nothing_is_pushed_before_it_was_started_and_scanned() -> None:
     runs = [step.get("run", "") for step in read(TEXTS["images"])["jobs"]["images"]["steps"]]
-    order = [place for target in ("images ", "images-sbom", "images-scan", "images-push") for place, run in
-             enumerate(runs) if run.startswith(f"make {target}")]  # fmt: skip
-    assert len(order) == 4
+    targets = ("images ", "images-start", "images-sbom", "images-scan", "images-push")
+    order = [at for target in targets for at, run in enumerate(runs) if run.startswith(f"make {target}")]
+    assert len(order) == 5
     assert order == sorted(order)
     assert "REGISTRY" not in runs[order[0]], "`make images REGISTRY=…` pushes what it builds"
     login = next(place for place, run in enumerate(runs) if "docker login" in run)
-    assert order[2] < login < order[3]
+    assert order[-2] < login < order[-1]
 
 
 def test_under_ci_a_test_without_its_program_fails() -> None:
