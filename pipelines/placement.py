@@ -44,7 +44,7 @@ class Needs(NamedTuple):
 
 
 NEEDS = {
-    "preflight": Needs("250m", "512Mi", "2Gi", 2),
+    "preflight": Needs("250m", "512Mi", "2Gi", 1),
     "ingest": Needs("2", "4Gi", "12Gi", 3),
     "label": Needs("1", "2Gi", "12Gi", 3),
     "tile": Needs("1", "2Gi", "12Gi", 1),
@@ -54,14 +54,18 @@ NEEDS = {
     "compare": Needs("1", "4Gi", "16Gi", 1),
     "register": Needs("1", "4Gi", "16Gi", 3),
     "fetch": Needs("250m", "1Gi", "4Gi", 3),
-    "plan": Needs("250m", "512Mi", "2Gi", 2),
+    "plan": Needs("250m", "512Mi", "2Gi", 1),
     "predict": Needs("4", "8Gi", "32Gi", 3),
     "merge": Needs("2", "2Gi", "8Gi", 1),
     "footprints": Needs("1", "4Gi", "16Gi", 1),
     "publish": Needs("250m", "512Mi", "4Gi", 3),
     "conclude": Needs("250m", "512Mi", "2Gi", 3),
 }
-"""A finetune that is preempted goes on from its checkpoint, so that more tries cost little."""
+"""A finetune that is preempted goes on from its checkpoint, so that more tries cost little.
+
+Kubeflow tries again whatever a step failed with, a wrong parameter too. So what looks at what a person typed has one
+more try (it asks a store that does not answer several times by itself), and what costs a node is looked at there first.
+"""
 
 ON_CPU = {"finetune": Needs("2", "4Gi", "16Gi", 5), "predict": Needs("2", "4Gi", "16Gi", 3)}
 """What is else for a cluster without GPUs, whose experiments are small."""
