@@ -86,7 +86,11 @@ def _refused(line: str, whole: bool) -> Iterator[str]:
         said = said.replace('"', "")
     for words in commands(said):
         if words and words[0] == "make":
-            yield from (f"make has no target {one}" for one in words[1:] if "=" not in one and one not in targets())
+            yield from (
+                f"make has no target {one}"
+                for one in words[1:]
+                if "=" not in one and not one.startswith("-") and one not in targets()
+            )
         elif words and CASBAH.fullmatch(words[0]) and words[-1] == "--help":
             yield from (
                 f"{line.strip()}: {what}" for what in unknown_to_casbah(words[1:-1], whole=False) if words[1:-1]
