@@ -20,7 +20,17 @@ EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}", re.S)
 OUTPUT = re.compile(r"\b(steps|needs)\.([\w-]+)\.outputs\.([\w-]+)")
 PINNED = re.compile(r"[\w.-]+(/[\w.-]+)+@[0-9a-f]{40}")
 CASBAH = re.compile(r"(?:\S*/)?casbah")
-MAKE_VARIABLES = {"PYTHON", "TORCH_INDEX", "REGISTRY", "TAG", "ACCELERATOR", "GRYPE", "OVERLAY", "IMAGES_JSON"}
+MAKE_VARIABLES = {
+    "PYTHON",
+    "TORCH_INDEX",
+    "REGISTRY",
+    "TAG",
+    "ACCELERATOR",
+    "BASE_IMAGE",
+    "GRYPE",
+    "OVERLAY",
+    "IMAGES_JSON",
+}
 
 WRITES = {
     ("images", "images"): {"packages"},

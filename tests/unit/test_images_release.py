@@ -115,6 +115,21 @@ def test_a_critical_hole_with_a_fix_fails_and_so_does_a_scan_that_could_not_be_m
     assert asked(grype)[0] == "docker:sha256:1 --only-fixed --fail-on critical"
 
 
+@pytest.mark.parametrize(("said", "code"), [(DIGEST, 0), ("nothing", 3)])
+def test_a_release_is_built_on_one_base_by_its_digest(said: str, code: int, tmp_path: Path) -> None:
+    steps = yaml.safe_load((ROOT / ".github" / "workflows" / "images.yml").read_text())["jobs"]["images"]["steps"]
+    (pin,) = (step for step in steps if step.get("id") == "base")
+    docker, output = program(tmp_path / "docker", f"echo {said}"), tmp_path / "output"
+    clean = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "GITHUB_OUTPUT": str(output)}
+    command = ["bash", "-eo", "pipefail", "-c", pin["run"]]
+    assert subprocess.run(command, cwd=ROOT, env=clean, capture_output=True).returncode == code
+    tag = next(word for word in asked(docker)[0].split() if word.startswith("python:3.11"))
+    assert (output.read_text() if output.exists() else "") == ("" if code else f"base={tag}@{DIGEST}\n")
+    (build,) = (step for step in steps if step.get("run", "").startswith("make images "))
+    assert steps.index(pin) < steps.index(build)
+    assert 'BASE_IMAGE="$BASE_IMAGE"' in build["run"]
+
+
 @pytest.mark.parametrize(
     ("script", "code", "said"),
     [("exit 0", 0, ""), ('case "$*" in *sha256:2*) exit 3;; esac', 1, "`casbah doctor` failed in finetune;")],
