@@ -127,6 +127,7 @@ def make_prediction(
     threshold: float = 0.5,
     values: str = "uint8",
     blocks: dict[str, tuple[str, ...]] | None = None,
+    unlike: np.ndarray | None = None,
     **info: Any,
 ) -> Prediction:
     """A prediction of these probabilities, (rows, cols) with NaN where nothing was observed."""
@@ -150,7 +151,8 @@ def make_prediction(
     with Prediction.write(path, parameters={}) as draft:
         write_raster(draft.directory / "probability.tif", stored[None], grid, nodata=NODATA[values])
         write_raster(draft.directory / "mask.tif", mask[None], grid, nodata=255)
-        write_raster(draft.directory / "unlike.tif", np.zeros((1, *grid.shape), "uint8"), grid, nodata=255)
+        flags = np.zeros(grid.shape, "uint8") if unlike is None else unlike.astype("uint8")
+        write_raster(draft.directory / "unlike.tif", flags[None], grid, nodata=255)
         said = PredictionInfo(**fields | info)
         draft.write_json("prediction.json", said.model_dump(mode="json"))
         draft.write_json("item.json", stac_item(said, grid, ["S2_TEST_ITEM"], "0" * 64))

@@ -188,3 +188,14 @@ def test_pictures_of_few_colours_keep_them_all_in_a_palette() -> None:
         image = Image.open(io.BytesIO(png(picture)))
         assert image.mode == mode
         assert np.array_equal(np.asarray(image.convert("RGBA" if picture.shape[-1] == 4 else "RGB")), picture)
+
+
+def test_ground_that_looks_unlike_the_training_is_a_layer_with_a_key_of_its_own(town: Path, tmp_path: Path) -> None:
+    flagged = np.zeros(GRID.shape, bool)
+    flagged[64:128, :64] = True
+    prediction = make_map(tmp_path / "prediction", unlike=flagged)
+    page = visualize(scene=town / "scene", prediction=prediction.path, output=tmp_path / "map.html")
+    assert "imagery unlike what the model was trained on" in page.read_text()
+    assert "unlike" in data_of(page)["areas"][0]["layers"]
+    plain = visualize(scene=town / "scene", prediction=town / "prediction", output=tmp_path / "plain.html")
+    assert "unlike what the model was trained on" not in plain.read_text()

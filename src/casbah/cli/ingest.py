@@ -70,3 +70,27 @@ def ingest(
         patience=Patience(read=timeout),
     )
     typer.echo(scene.path)
+
+
+@app.command()
+def cells(
+    aoi: str = typer.Option(..., help="The area, as for `casbah ingest`."),
+    side: float | None = typer.Option(
+        None, min=0, help="Side of a cell in metres, rounded to whole blocks.  [default: 30 km; up to 60 km are one]"
+    ),
+    block: float = typer.Option(640.0, min=10, help="Side of the blocks that no cell cuts, in metres."),
+) -> None:
+    """List the grid cells of a large area, which `casbah ingest --cell` reads one by one.
+
+    Nothing is printed for an area that is read as a whole. Tiles of several cells want the block size of
+    `casbah tile`; for a map let cells overlap (`casbah ingest --cell-margin 960`), and lay their maps together by
+    `casbah merge`.
+
+    Example: casbah cells --aoi region.geojson --side 20000
+    """
+    from casbah.ingest import cells as grid_cells
+    from casbah.ingest.area import read_area
+
+    for name in grid_cells.plan(read_area(aoi), block=block, side=side):
+        if name:
+            typer.echo(name)

@@ -20,4 +20,9 @@ def merge(
     """
     from casbah.predict import merge as run
 
-    typer.echo(run(predictions, output).path)
+    made = run(predictions, output)
+    of_what = "SIMULATED  " if made.info.simulated else ""
+    rows, cols = made.grid.shape
+    typer.echo(f"{of_what}{made.info.model.name} on {made.info.scene}: {rows} x {cols} pixels")
+    for name in ("probability.tif", "mask.tif"):
+        typer.echo(made.path / name)
