@@ -1,7 +1,7 @@
 """Prediction of a whole scene: against TerraTorch's tiled inference, and against the bare passes of the same windows.
 
 python -m bench.predict [--pixels 1536] [--model unet|galileo] [--rounds 3]
-python -m bench.predict --large 30000
+python -m bench.predict --large 30000 [--model unet] [--observed 100]
 
 On one simulated raster (12 bands, uint16, a COG) and one network with random weights, each in a process of its own:
   passes      the network's forward passes of the very windows that `predict` makes, normalised;
@@ -16,8 +16,8 @@ default). It fades windows along another ramp, crops 8 px of each (`delta`, by d
 raster by reflection, so that its windows lie 8 px further north and west. Where the two must agree (`agree`), both are
 given a network that sees each pixel alone: then neither windows nor ramps may matter.
 
---large N makes a sparse raster of N x N pixels, of which one percent is observed here and there and the rest is a hole
-in the file, and records the peak of resident memory with a small network.
+--large N makes a raster of N x N pixels (24 bytes each; `--observed 1` leaves 99 % of it a hole in the file), maps it
+and records the peak of resident memory.
 """
 
 import argparse
@@ -48,6 +48,11 @@ from casbah.predict.blending import Axis, sizes
 from casbah.products.model import ModelBundle, Training
 
 TILE_SIZE = 64
+MADE_APART = "import sys; from pathlib import Path; from bench.predict import make_large; " + (
+    "make_large(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))"
+)
+"""In a process of its own, so that what making the raster takes is no part of the peak."""
+
 WAYS = ("passes", "blended", "predict", "terratorch", "float32")
 
 
@@ -113,26 +118,25 @@ def make_raster(path: Path, pixels: int) -> None:
         target.update_tags(LEVEL="L2A")
 
 
-def make_sparse(path: Path, pixels: int) -> None:
-    """A raster of which one part in a hundred is observed and the rest takes no room."""
+def make_large(path: Path, pixels: int, observed: int) -> None:
+    """An uncompressed raster of which `observed` percent, square by square, are observed; the rest takes no room."""
     rng = np.random.default_rng(0)
     grid = Grid("EPSG:32631", 500_000.0, 4_060_000.0, pixels, pixels)
     profile = grid.profile(
         driver="GTiff", count=len(BAND_NAMES), dtype="uint16", nodata=0, tiled=True, blockxsize=512, blockysize=512,
-        compress="deflate", interleave="band", sparse_ok=True, bigtiff="yes",
+        interleave="band", sparse_ok=True, bigtiff="yes",
     )  # fmt: skip
-    side = max(1, pixels // 512)
+    hills = 1500 + 800 * np.sin(np.arange(512) / 40)[:, None] * np.cos(np.arange(512) / 50)
+    square = np.clip(hills + rng.normal(0, 120, (len(BAND_NAMES), 512, 512)), 1, None).astype("uint16")
+    side = -(-pixels // 512)
     with rasterio.open(path, "w", **profile) as target:
         for number, name in enumerate(BAND_NAMES, start=1):
             target.set_band_description(number, name)
         target.update_tags(LEVEL="L2A")
-        for place in rng.choice(side * side, max(1, side * side // 100), replace=False):
-            window = Window(int(place % side) * 512, int(place // side) * 512, 512, 512)
-            height, width = min(512, pixels - window.row_off), min(512, pixels - window.col_off)
-            target.write(
-                rng.integers(300, 3000, (len(BAND_NAMES), height, width), dtype="uint16"),
-                window=Window(window.col_off, window.row_off, width, height),
-            )
+        for place in sorted(rng.choice(side * side, max(1, side * side * observed // 100), replace=False)):
+            row, col = int(place // side) * 512, int(place % side) * 512
+            height, width = min(512, pixels - row), min(512, pixels - col)
+            target.write(square[:, :height, :width], window=Window(col, row, width, height))
 
 
 def bundle_of(path: Path, predictor: network.NetworkPredictor) -> ModelBundle:
@@ -262,21 +266,23 @@ def compare(pixels: int, kind: str, rounds: int) -> None:
     print(f"\nOf a network that sees each pixel alone the two maps lie at most {apart:.1e} apart.")
 
 
-def large(pixels: int) -> None:
-    """Print seconds and the peak of memory for a sparse raster."""
-    predictor = make_predictor("pixels")
+def large(pixels: int, kind: str, observed: int) -> None:
+    """Print seconds and the peak of memory for a large raster."""
+    predictor = make_predictor(kind)
     models.load = lambda _: predictor  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        make_sparse(folder / "raster.tif", pixels)
+        words = [sys.executable, "-c", MADE_APART, str(folder / "raster.tif"), str(pixels), str(observed)]
+        subprocess.run(words, check=True)
         before, began = peak(), time.perf_counter()
         made = predict(bundle_of(folder / "model", predictor).path, folder / "raster.tif", folder / "map")
         seconds = time.perf_counter() - began
         size = sum(file.stat().st_size for file in made.path.iterdir())
     imagery = pixels**2 * len(BAND_NAMES) * 2 / 1e9
     print(
-        f"{pixels} x {pixels} pixels ({imagery:.2f} GB of imagery, one percent observed): {seconds:.0f} s, peak "
-        f"{peak():.0f} MB ({before:.0f} MB before), {size / 1e6:.0f} MB written"
+        f"{pixels} x {pixels} pixels ({imagery:.2f} GB of imagery, {observed} % observed), {kind}: {seconds:.0f} s, "
+        f"{pixels**2 / 1e6 / seconds:.2f} Mpx/s, peak {peak():.0f} MB ({before:.0f} MB before, with the model), "
+        f"{size / 1e6:.0f} MB written"
     )
 
 
@@ -285,7 +291,10 @@ def main() -> None:
     parser.add_argument("--pixels", type=int, default=1536)
     parser.add_argument("--model", default="unet", choices=("unet", "upsampled", "galileo", "pixels"))
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--large", type=int)
+    parser.add_argument(
+        "--large", type=int, metavar="PIXELS", help="one raster of so many pixels on a side, its peak of memory"
+    )
+    parser.add_argument("--observed", type=int, default=100, help="percent of a large raster that are no nodata")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--raster", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -293,7 +302,7 @@ def main() -> None:
     if asked.way:
         print(json.dumps(one(asked.way, asked.model, asked.raster, asked.rounds)))
     elif asked.large:
-        large(asked.large)
+        large(asked.large, asked.model, asked.observed)
     else:
         compare(asked.pixels, asked.model, asked.rounds)
 
