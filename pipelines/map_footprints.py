@@ -73,7 +73,7 @@ def map_footprints(
     # fmt: off
     planned = plan(
         model=bundle, aoi=aoi, start=start, end=end, stac=stac, periods=periods, max_cloud=max_cloud,
-        cell_size=cell_size, to=to,
+        cell_size=cell_size, cell_margin=MARGIN, to=to,
     )
     # fmt: on
     with_store(placed(planned, "plan")).set_caching_options(False)

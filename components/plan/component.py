@@ -16,6 +16,7 @@ def plan(
     periods: int,
     max_cloud: float,
     cell_size: float,
+    cell_margin: float,
     to: str,
 ) -> list:
     """Checks the parameters, the area and the object store against the model, and returns the grid cells.
@@ -29,6 +30,7 @@ def plan(
         periods: Time steps.
         max_cloud: Percent.
         cell_size: Side of a grid cell in metres; 0 to let it be chosen.
+        cell_margin: Metres around each cell that are read too.
         to: Where the map is published.
     """
     from casbah.pipeline import steps
@@ -42,5 +44,6 @@ def plan(
         periods=periods,
         max_cloud=max_cloud,
         cell_size=cell_size,
+        cell_margin=cell_margin,
         to=to,
     )

@@ -67,6 +67,27 @@ def test_a_margin_reaches_over_the_borders_of_cells_and_not_of_the_area(tmp_path
         cells.part(area, "", margin=-1)
 
 
+def test_a_strip_that_the_margin_of_a_neighbour_holds_is_no_cell_of_its_own(tmp_path: Path) -> None:
+    area = area_of(tmp_path, shapely.box(400_000, 4_000_000, 420_015, 4_010_000))
+    assert len(cells.plan(area, block=1000, side=10_000)) == 3
+    found = cells.plan(area, block=1000, side=10_000, margin=500)
+    assert len(found) == 2
+    read = shapely.union_all([cells.part(area, name, margin=500).metres for name in found])
+    assert read.symmetric_difference(area.metres).area < 1, "and nothing of the area is lost"
+
+
+def test_a_narrow_area_keeps_all_of_its_cells(tmp_path: Path) -> None:
+    river = area_of(tmp_path, shapely.box(400_000, 4_000_000, 440_000, 4_000_300))
+    assert len(cells.plan(river, block=1000, side=10_000, margin=500)) == 4
+    assert len(cells.plan(river, block=1000, side=10_000, least=320)) == 4, "else none were left"
+
+
+def test_a_strip_too_narrow_for_a_tile_is_not_read_for_tiles(tmp_path: Path) -> None:
+    area = area_of(tmp_path, shapely.box(400_000, 4_000_000, 420_300, 4_010_000))
+    assert len(cells.plan(area, block=1000, side=10_000, least=320)) == 2
+    assert len(cells.plan(area, block=1000, side=10_000, least=280)) == 3
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

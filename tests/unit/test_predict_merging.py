@@ -103,6 +103,29 @@ def test_a_merged_map_is_a_cog_that_names_all_that_it_was_made_from(model: Path,
         assert dataset.descriptions == ("unlike the training data",)
 
 
+def test_the_share_of_unlike_ground_is_that_of_the_merged_map(model: Path, tmp_path: Path) -> None:
+    west, east = halves()
+    data = predictors.pixels(WHOLE.rows, WHOLE.cols)
+    one = mapped(model, tmp_path, west, data)
+    strange = np.zeros_like(data)
+    strange[:, :64, -64:] = 9000
+    other = mapped(model, tmp_path, east, strange)
+    assert (one.info.unlike["share"], other.info.unlike["share"]) == (0, 1)
+    made = merge([one.path, other.path], tmp_path / "map")
+    with rasterio.open(made.path / "unlike.tif") as dataset:
+        flags = dataset.read(1)
+    assert made.info.unlike["share"] == pytest.approx((flags == 1).sum() / (flags != 255).sum(), abs=1e-4)
+    assert made.info.unlike["share"] < 0.1, "a corner, however large the scene that holds nothing else"
+    assert made.info.unlike["bands"]["B02"] < 0.2
+
+
+def test_the_mask_is_what_the_stored_probabilities_say_at_the_threshold(model: Path, tmp_path: Path) -> None:
+    data = np.full((4, WHOLE.rows, WHOLE.cols), 1400, np.uint16)
+    made = merge([mapped(model, tmp_path, part, data, threshold=0.35).path for part in halves()], tmp_path / "map")
+    np.testing.assert_array_equal(made.mask() == 1, made.probability() >= np.float32(0.35))
+    assert (made.mask() == 1).all()
+
+
 def test_a_map_of_one_scene_is_that_one(model: Path, tmp_path: Path) -> None:
     one = mapped(model, tmp_path, WHOLE, predictors.pixels(WHOLE.rows, WHOLE.cols))
     assert merge([one.path], tmp_path / "map").digest == one.digest

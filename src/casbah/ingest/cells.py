@@ -27,13 +27,16 @@ MOST = 2_000
 """Cells of one run: more of them, and a workflow of Kubernetes grows too large to be kept."""
 
 
-def plan(area: Area, *, block: float, side: float | None = None) -> list[str]:
+def plan(area: Area, *, block: float, side: float | None = None, margin: float = 0.0, least: float = 0.0) -> list[str]:
     """The cells that an area is read in, from the north-west, row by row; `[""]`: the area as a whole.
 
     Args:
         area: The whole area.
         block: Side of the blocks that splits are made of, in metres.
         side: Side of a cell in metres, rounded to whole blocks; without one, an area of at most `LARGEST` is one.
+        margin: Metres around each cell that are read too: a cell of which the others' margins hold all is left out.
+        least: Metres: a cell whose part of the area is narrower is left out, since nothing of it would be used. A strip
+            of two pixels that happens to be cloudy must not end a run of hundreds of cells.
 
     Raises:
         InputError: The side is no length, shorter than a block, or gives too many cells.
@@ -48,7 +51,7 @@ def plan(area: Area, *, block: float, side: float | None = None) -> list[str]:
             f"cell_size is {side:g} m; at least the side of a block is wanted ({block:g} m), or 0 to let it be chosen"
         )
     size = max(1, round(side / block)) * block
-    found = _over(area, size)
+    found = _needed(area, _over(area, size), margin, least)
     if len(found) > MOST:
         raise InputError(
             f"the area {area.name} has {len(found):,} cells of {size:g} m, and a run takes at most {MOST:,}: give a "
@@ -95,6 +98,22 @@ def part(area: Area, cell: str, margin: float = 0.0) -> Area:
         metres=whole,
         grid=Grid.covering(area.grid.crs, whole.bounds),
     )
+
+
+def _needed(area: Area, names: list[str], margin: float, least: float) -> list[str]:
+    """The cells without those of which nothing is lost."""
+    parts = {name: part(area, name) for name in names}
+    kept = {name for name in names if _narrowest(parts[name]) >= least} or set(names)
+    for name in sorted(kept, key=lambda one: parts[one].metres.area) if margin else ():
+        others = [shapely.buffer(shapely.box(*place(one)[1]), margin, join_style="mitre") for one in kept - {name}]
+        if others and shapely.covers(shapely.union_all(others), parts[name].metres):
+            kept.remove(name)
+    return [name for name in names if name in kept]
+
+
+def _narrowest(part: Area) -> float:
+    west, south, east, north = part.metres.bounds
+    return min(east - west, north - south)
 
 
 def _over(area: Area, size: float) -> list[str]:

@@ -37,4 +37,4 @@ def cells(values: Mapping[str, Any], model: Path, folder: Path) -> list[str]:
             f"give periods={training.periods}"
         )
     area = read_area(inputs.area(inputs.text(values["aoi"]), folder))
-    return grid_cells.plan(area, block=BLOCK, side=values["cell_size"] or None)
+    return grid_cells.plan(area, block=BLOCK, side=values["cell_size"] or None, margin=values["cell_margin"])

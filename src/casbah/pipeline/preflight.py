@@ -59,7 +59,9 @@ def _cells(values: Mapping[str, Any], folder: Path) -> list[str]:
 
     area = read_area(inputs.area(inputs.text(values["aoi"]), folder))
     blocks = lattice(area.grid, tile_size=values["tile_size"], block_size=values["block_size"] or None)
-    return cells.plan(area, block=blocks.block * blocks.resolution, side=values["cell_size"] or None)
+    # Of a tile at least half must be known (`casbah tile --max-ignore`).
+    least = values["tile_size"] * blocks.resolution / 2
+    return cells.plan(area, block=blocks.block * blocks.resolution, side=values["cell_size"] or None, least=least)
 
 
 def check_variables(*, registers: bool) -> None:

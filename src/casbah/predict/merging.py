@@ -15,6 +15,7 @@ from casbah.errors import InputError
 from casbah.grid import Grid
 from casbah.predict import maps
 from casbah.predict.describe import sources_of, stac_item, tags_of
+from casbah.predict.stage import code
 from casbah.products.manifest import check_target
 from casbah.products.prediction import NODATA, Prediction, PredictionInfo
 from casbah.products.scene import Period
@@ -56,7 +57,8 @@ def merge(predictions: Sequence[str | Path], output: str | Path) -> Prediction:
     grid = _around(opened)
     info = _info(opened)
     digests = sorted(one.digest for one in opened)
-    workplace = Workplace(output, {"predictions": digests, "casbah": casbah.__version__}, "merge")
+    request = {"predictions": digests, "casbah": casbah.__version__, "code": code()}
+    workplace = Workplace(output, request, "merge")
     with workplace.held():
         try:
             blocks = _blocks(opened, grid, info, workplace)
@@ -66,6 +68,7 @@ def merge(predictions: Sequence[str | Path], output: str | Path) -> Prediction:
             parameters = {"scenes": [one.info.scene for one in opened]}
             with writing(output), Prediction.write(workplace.draft, parameters=parameters, inputs=inputs) as draft:
                 _write(draft.directory, blocks, grid, info)
+                info = info.model_copy(update={"unlike": _unlike(opened, draft.directory / "unlike.tif")})
                 draft.write_json("prediction.json", info.model_dump(mode="json"))
                 changed = max((str(one.item["properties"]["datetime"] or "") for one in opened), default="")
                 draft.write_json("item.json", stac_item(info, grid, sources, scene, changed or None))
@@ -129,23 +132,38 @@ def _info(predictions: Sequence[Prediction]) -> PredictionInfo:
         )
         for t in range(len(infos[0].periods))
     )
-    bands = infos[0].unlike.get("bands", {})
-    weights = [one.grid.rows * one.grid.cols for one in predictions]
-    mean = {name: [info.unlike.get("bands", {}).get(name, 0.0) for info in infos] for name in bands}
     return infos[0].model_copy(
         update={
             "scene": f"{len(scenes)} scenes: {named}" if len(scenes) > 1 else scenes[0],
             "periods": periods,
             "attribution": tuple(dict.fromkeys(sentence for info in infos for sentence in info.attribution)),
             "simulated": any(info.simulated for info in infos),
-            "unlike": {
-                "share": round(
-                    float(np.average([info.unlike.get("share", 0.0) for info in infos], weights=weights)), 4
-                ),
-                "bands": {name: round(float(np.average(values, weights=weights)), 4) for name, values in mean.items()},
-            },
         }
     )
+
+
+def _unlike(predictions: Sequence[Prediction], merged: Path) -> dict[str, Any]:
+    """How far the imagery lies outside of the training range: the share of what the merged map flags, and the bands'
+    shares over all predictions by their observed pixels (where predictions overlap, both count)."""
+    flagged, observed = _counted(merged)
+    seen = [(one.info.unlike.get("bands", {}), _counted(one.path / "unlike.tif")[1]) for one in predictions]
+    total = max(sum(count for _, count in seen), 1)
+    names = dict.fromkeys(name for bands, _ in seen for name in bands)
+    return {
+        "share": round(flagged / max(observed, 1), 4),
+        "bands": {name: round(sum(bands.get(name, 0.0) * count for bands, count in seen) / total, 4) for name in names},
+    }
+
+
+def _counted(raster: Path) -> tuple[int, int]:
+    """Pixels of a raster of flags that are flagged, and that are observed."""
+    flagged = observed = 0
+    with rasterio.open(raster) as dataset:
+        for _, window in dataset.block_windows(1):
+            values = dataset.read(1, window=window)
+            flagged += int((values == 1).sum())
+            observed += int((values != NODATA["uint8"]).sum())
+    return flagged, observed
 
 
 def _blocks(
@@ -169,8 +187,8 @@ def _laid(predictions: Sequence[Prediction], grid: Grid, window: Window, info: P
     """One window of the map as it is kept: probability (its deviation, too), mask, and what looks unlike."""
     shape = (window.height, window.width)
     layers = ["probability.tif", "uncertainty.tif"][: 2 if info.uncertainty else 1]
-    total = np.zeros(shape, np.float32)
-    sums = np.zeros((len(layers), *shape), np.float32)
+    total = np.zeros(shape, np.float64)
+    sums = np.zeros((len(layers), *shape), np.float64)
     unlike = np.full(shape, NODATA["uint8"], np.uint8)
     for one in predictions:
         shared = _shared(one, grid, window)
@@ -183,7 +201,7 @@ def _laid(predictions: Sequence[Prediction], grid: Grid, window: Window, info: P
         weight[flags == NODATA["uint8"]] = 0
         for number, file in enumerate(layers):
             with rasterio.open(one.path / file) as dataset:
-                values = dataset.read(1, window=inside).astype(np.float32) / info.steps
+                values = dataset.read(1, window=inside) / info.steps
             sums[number, rows, cols] += weight * np.where(weight > 0, values, 0)
         total[rows, cols] += weight
         seen = unlike[rows, cols]
@@ -191,9 +209,11 @@ def _laid(predictions: Sequence[Prediction], grid: Grid, window: Window, info: P
         seen[known] = np.where(seen == NODATA["uint8"], flags, np.maximum(seen, flags))[known]
     with np.errstate(invalid="ignore"):
         found = np.where(total > 0, sums / total, np.nan).astype(np.float32)
-    mask = called_building(found[0], info.threshold).astype(np.uint8)
-    mask[total == 0] = NODATA["uint8"]
     planes: list[NDArray[Any]] = [maps.quantised(layer, info.values) for layer in found]
+    # By what is stored, as whoever reads the probabilities would call it: sums of weights round to either side.
+    stored = planes[0].astype(np.float32) / info.steps
+    mask = called_building(stored, info.threshold).astype(np.uint8)
+    mask[total == 0] = NODATA["uint8"]
     return [*planes, mask.astype(planes[0].dtype), unlike.astype(planes[0].dtype)]
 
 
@@ -209,13 +229,13 @@ def _shared(one: Prediction, grid: Grid, window: Window) -> tuple[slice, slice, 
     return slice(first[0], last[0]), slice(first[1], last[1]), inside
 
 
-def _weight(grid: Grid, window: Window) -> NDArray[np.float32]:
+def _weight(grid: Grid, window: Window) -> NDArray[np.float64]:
     """Distance to the nearer edge of the grid, along rows times along columns, in pixels from the pixels' centres."""
     rows = np.arange(window.row_off, window.row_off + window.height) + 0.5
     cols = np.arange(window.col_off, window.col_off + window.width) + 0.5
     down = np.minimum(rows, grid.rows - rows)
     right = np.minimum(cols, grid.cols - cols)
-    return np.outer(down, right).astype(np.float32)
+    return np.outer(down, right)
 
 
 def _write(directory: Path, blocks: maps.Blocks, grid: Grid, info: PredictionInfo) -> None:

@@ -141,7 +141,7 @@ def _predict(
         "scene": imagery.identity,
         "grid": imagery.grid.to_dict(),
         "casbah": casbah.__version__,
-        "code": _code(),
+        "code": code(),
     }
     workplace = Workplace(output, request, "predict")
     with workplace.held(), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
@@ -191,7 +191,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _code() -> str:
+def code() -> str:
     """The digest of the code that decides what a block holds: blocks of an older checkout are not gone on from."""
     package = Path(casbah.__file__).parent
     files = sorted([*(package / "predict").glob("*.py"), *(package / "models").rglob("*.py")])
