@@ -8,10 +8,12 @@ from typing import Any
 import geopandas
 import numpy as np
 import rasterio
+from rasterio.windows import Window
 from shapely.geometry import box
 
 from casbah.bands import BAND_NAMES
 from casbah.grid import Grid
+from casbah.predict import maps
 from casbah.predict.describe import stac_item
 from casbah.products.comparison import Comparison, ComparisonFacts
 from casbah.products.evaluation import Evaluation, EvaluationMetrics
@@ -128,9 +130,13 @@ def make_prediction(
     values: str = "uint8",
     blocks: dict[str, tuple[str, ...]] | None = None,
     unlike: np.ndarray | None = None,
+    overviews: bool = False,
     **info: Any,
 ) -> Prediction:
-    """A prediction of these probabilities, (rows, cols) with NaN where nothing was observed."""
+    """A prediction of these probabilities, (rows, cols) with NaN where nothing was observed.
+
+    With `overviews` probability and mask are written as `casbah predict` writes them: as COGs.
+    """
     unseen = np.isnan(probability)
     stored = np.where(unseen, NODATA[values], np.rint(np.nan_to_num(probability) * STEPS[values])).astype(values)
     mask = np.where(unseen, 255, stored >= threshold * STEPS[values]).astype("uint8")
@@ -154,6 +160,13 @@ def make_prediction(
         flags = np.zeros(grid.shape, "uint8") if unlike is None else unlike.astype("uint8")
         write_raster(draft.directory / "unlike.tif", flags[None], grid, nodata=255)
         said = PredictionInfo(**fields | info)
+        if overviews:
+            block = path.with_name(f"{path.name}-block.tif")
+            write_raster(block, np.stack([stored, mask.astype(stored.dtype)]), grid, nodata=NODATA[values])
+            parts = [(block, Window(0, 0, grid.cols, grid.rows))]
+            maps.write_probability(parts, 1, grid, draft.directory / "probability.tif", values, "building", {})
+            maps.write_mask(parts, 2, grid, draft.directory / "mask.tif", {})
+            block.unlink()
         draft.write_json("prediction.json", said.model_dump(mode="json"))
         draft.write_json("item.json", stac_item(said, grid, ["S2_TEST_ITEM"], "0" * 64))
     return Prediction.open(path)

@@ -10,6 +10,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
+from rasterio.windows import Window
 
 from casbah.bands import band
 from casbah.blocks import place
@@ -38,6 +39,9 @@ KINDS: dict[str, type[Product]] = {
     "evaluation": Evaluation,
     "comparison": Comparison,
 }
+
+STRIP = 512
+"""Rows read at once at full resolution: a row of a COG's tiles, of which none is decoded twice."""
 
 
 @dataclass(frozen=True)
@@ -172,35 +176,59 @@ class View:
         """For `imshow`: everything is drawn in pixels of the grid, (0, 0) its upper left corner."""
         return 0.0, float(self.grid.cols), float(self.grid.rows), 0.0
 
-    def read(self, path: Path, indexes: Sequence[int], resampling: Resampling) -> NDArray[Any]:
-        """Bands of a raster on this grid as (bands, rows, cols), through its overviews where it has them."""
+    def averaged(self, path: Path, indexes: Sequence[int]) -> NDArray[Any]:
+        """Means of bands of a raster on this grid, (bands, rows, cols), through its overviews where it has them."""
         with rasterio.open(path) as dataset:
-            return dataset.read(list(indexes), out_shape=(len(indexes), *self.shape), resampling=resampling)
+            return dataset.read(list(indexes), out_shape=(len(indexes), *self.shape), resampling=Resampling.average)
+
+    def picked(self, path: Path) -> NDArray[Any]:
+        """The first band of a raster on this grid, (rows, cols): of each pixel shown the one in its middle, as it is.
+
+        Two rasters picked are of the same pixels. Overviews would not do: each raster has its own, or none, and GDAL
+        reads them for the nearest pixel too.
+        """
+        rows, cols = (
+            (2 * np.arange(shown) + 1) * length // (2 * shown)
+            for shown, length in zip(self.shape, self.grid.shape, strict=True)
+        )
+        found = []
+        with rasterio.open(path) as dataset:
+            for top in range(0, self.grid.rows, STRIP):
+                strip = Window(0, top, self.grid.cols, min(STRIP, self.grid.rows - top))
+                inside = rows[(rows >= top) & (rows < top + strip.height)] - top
+                found.append(dataset.read(1, window=strip)[np.ix_(inside, cols)])
+        return np.concatenate(found)
 
     def picture(self, given: Given) -> NDArray[np.uint8]:
         """The scene in the bands asked for as (rows, cols, 3), stretched."""
         assert given.scene is not None
         indexes = [given.scene.bands.index(band(name).name) + 1 for name in given.bands]
-        pixels = self.read(given.scene.reflectance_path(given.period), indexes, Resampling.average)
+        pixels = self.averaged(given.scene.reflectance_path(given.period), indexes)
         return stretched(pixels, stretch_limits(pixels.reshape(3, -1)))
 
     def cover(self, labels: LabelSet) -> NDArray[np.uint8]:
         """Percent of each pixel under buildings, 255 unknown."""
-        return self.read(labels.coverage_path, [1], Resampling.average)[0]
+        return self.averaged(labels.coverage_path, [1])[0]
 
     def truth(self, labels: LabelSet) -> NDArray[np.uint8]:
-        """0 background, 1 building, 255 unknown: of the pixels that are shown, none is a mixture of several."""
-        return self.read(labels.mask_path, [1], Resampling.nearest)[0]
+        """0 background, 1 building, 255 unknown, of the pixels picked."""
+        return self.picked(labels.mask_path)
 
     def called(self, prediction: Prediction) -> NDArray[np.uint8]:
-        """0 background, 1 building, 255 not observed, of the same pixels as `truth`."""
-        return self.read(prediction.mask_path, [1], Resampling.nearest)[0]
+        """0 background, 1 building, 255 not observed, of the pixels picked."""
+        return self.picked(prediction.mask_path)
 
     def probability(self, prediction: Prediction) -> NDArray[np.float32]:
-        """P(building), NaN where nothing was observed."""
-        values = self.read(prediction.probability_path, [1], Resampling.nearest)[0]
-        found = values.astype(np.float32) / prediction.info.steps
+        """P(building) of the pixels picked, NaN where nothing was observed."""
+        values = self.picked(prediction.probability_path)
+        found = values.astype(np.float32)
+        found /= prediction.info.steps
         found[values == prediction.info.nodata] = np.nan
+        return found
+
+    def unlike(self, prediction: Prediction) -> NDArray[np.bool_]:
+        """Which of the pixels picked lie in cells that look unlike the training data."""
+        found: NDArray[np.bool_] = self.picked(prediction.path / "unlike.tif") == 1
         return found
 
     def inside(self, outlines: Sequence[BlockOutline]) -> NDArray[np.bool_]:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
 
 from casbah.figures.charts import BlockOutline
 from casbah.figures.colour import UNKNOWN, error_colours, probability_colours, truth_colours
@@ -78,7 +77,7 @@ def _paint(canvas: Canvas, given: Given, view: View) -> None:
     if given.scene is not None:
         colours[..., 3] = colours[..., 3] * np.clip(np.nan_to_num(probability) / CLEAR, 0, 1)
     canvas.layers["probability"] = colours
-    unlike = view.read(given.prediction.path / "unlike.tif", [1], Resampling.nearest)[0] == 1
+    unlike = view.unlike(given.prediction)
     canvas.layers["unlike"] = np.where(unlike[..., None], (*UNKNOWN, 150), 0).astype(np.uint8)
     if given.labels is not None:
         called, truth = view.called(given.prediction), view.truth(given.labels)
