@@ -86,6 +86,10 @@ class Workplace:
         beside = self.output.parent.glob(f".{glob.escape(self.output.name)}.{self.stage}-*")
         return sorted((path, _size_of(path)) for path in beside if path != self.path and not _is_held(path))
 
+    def kept(self) -> int:
+        """The size in bytes of the blocks that an earlier run finished."""
+        return sum(path.stat().st_size for path in self.path.glob("block_*.tif"))
+
     def clear(self) -> None:
         """Remove the directory, and those above it that were made for an output that is not there."""
         shutil.rmtree(self.path, ignore_errors=True)

@@ -461,6 +461,31 @@ def test_a_disk_without_room_is_told_before_anything_is_computed(
     assert made[0].windows == 0
 
 
+def test_a_rerun_needs_no_room_for_what_it_finished_already(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken(Surroundings):
+        def probabilities(self, images: np.ndarray) -> np.ndarray:
+            if self.windows > 8:
+                raise KeyboardInterrupt
+            return super().probabilities(images)
+
+    raster = write_raster(tmp_path / "r.tif", pixels(700, 700))
+    use(monkeypatch, Broken)
+    with pytest.raises(KeyboardInterrupt):
+        predict(model, raster, tmp_path / "map")
+    kept = sum(path.stat().st_size for path in tmp_path.glob(".map.predict-*/block_*.tif"))
+    assert kept > 100_000
+    use(monkeypatch)
+    left = 700 * 700 * 4 - kept  # two layers in blocks, joined beside them, and the overviews of both
+    monkeypatch.setattr("casbah.predict.stage.shutil.disk_usage", lambda _: type("Usage", (), {"free": left - 1}))
+    with pytest.raises(WorldError, match=f"needs up to {left / 1e6:,.0f} MB more"):
+        predict(model, raster, tmp_path / "map")
+    monkeypatch.setattr("casbah.predict.stage.shutil.disk_usage", lambda _: type("Usage", (), {"free": left}))
+    predict(model, raster, tmp_path / "map")
+    assert "blocks are there from an earlier run" in capsys.readouterr().err
+
+
 SLOWLY = f"""
 import sys, time
 sys.path.insert(0, {TESTS!r})

@@ -152,7 +152,7 @@ def _predict(
             )
         maker = Maker(imagery, bundle.training, workplace, info, passes, patience)
         try:
-            _check_room(output, imagery, info)
+            _check_room(output, imagery, info, workplace.kept())
             maker.make_all()
             cells = maker.cells()
             if not cells.pixels.any():
@@ -201,18 +201,21 @@ def code() -> str:
     return digest.hexdigest()
 
 
-def _check_room(output: Path, imagery: Imagery, info: PredictionInfo) -> None:
-    """`WorldError` where the disk can't hold the blocks, and the map beside them."""
+def _check_room(output: Path, imagery: Imagery, info: PredictionInfo, kept: int) -> None:
+    """`WorldError` where the disk can't hold the blocks that are still to be made, and the map beside them.
+
+    `kept` are the bytes of those that lie there already.
+    """
     layers = 3 if info.uncertainty else 2
     size = 2 if info.values == "uint16" else 1
     # Blocks lie uncompressed; the joined raster and its overviews come on top of them.
-    needed = imagery.grid.rows * imagery.grid.cols * size * (layers + 2)
+    needed = max(imagery.grid.rows * imagery.grid.cols * size * (layers + 2) - kept, 0)
     place = next(folder for folder in output.absolute().parents if folder.exists())
     free = shutil.disk_usage(place).free
     if free < needed:
         raise WorldError(
-            f"{place} has {free / 1e6:,.0f} MB free and the prediction needs up to {needed / 1e6:,.0f} MB while it is "
-            "made; free some or choose another output"
+            f"{place} has {free / 1e6:,.0f} MB free and the prediction needs up to {needed / 1e6:,.0f} MB more while "
+            "it is made; free some or choose another output"
         )
 
 
