@@ -18,7 +18,9 @@ from predictors import BANDS, Lopsided, Surroundings, bundle, pixels, training, 
 
 from casbah.errors import InputError, WorldError
 from casbah.grid import Grid
+from casbah.models.ensemble import EnsemblePredictor
 from casbah.predict import blended, predict, stage
+from casbah.predict.passes import Passes
 from casbah.predict.unlike import CELL
 from casbah.products.prediction import Prediction
 
@@ -240,6 +242,30 @@ def test_the_spread_of_an_ensemble_is_over_its_members_by_their_weights(
     assert (made.info.flips, made.info.uncertainty) == (False, "members")
     np.testing.assert_allclose(made.probability(), 0.5, atol=1e-4)
     np.testing.assert_allclose(spread / 10000, np.sqrt(0.25 * 0.3**2 + 0.75 * 0.1**2), atol=1e-4)
+
+
+@pytest.mark.parametrize("uncertainty", [False, True])
+def test_members_that_flip_by_themselves_are_not_flipped_twice(uncertainty: bool) -> None:
+    class Flipping(Lopsided):
+        flips = True
+
+        def probabilities(self, images: np.ndarray) -> np.ndarray:
+            if not self.flips:
+                return super().probabilities(images)
+            views = [np.rot90(images[..., ::step], turns, (-2, -1)) for step in (1, -1) for turns in range(4)]
+            said = [super(Flipping, self).probabilities(np.ascontiguousarray(view)) for view in views]
+            back = [np.rot90(one, -(n % 4), (-2, -1))[..., :: 1 if n < 4 else -1] for n, one in enumerate(said)]
+            return np.mean(back, axis=0, dtype=np.float32)
+
+    def ensemble() -> EnsemblePredictor:
+        return EnsemblePredictor(training(), [Flipping(training()), Lopsided(training())], np.array([0.5, 0.5]))
+
+    images, own, asked = pixels(32, 32)[None, None], ensemble(), ensemble()
+    Passes(own, flips=False, uncertainty=uncertainty).layers(images)
+    assert [member.windows for member in own.members] == [8, 1], "without being asked, it does what it always does"
+    found = Passes(asked, flips=True, uncertainty=uncertainty).layers(images)
+    assert [member.windows for member in asked.members] == [8, 8]
+    np.testing.assert_allclose(found[0], Flipping(training()).probabilities(images), atol=1e-6)
 
 
 def test_flips_are_averaged_and_their_spread_is_written(

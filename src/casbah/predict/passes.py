@@ -24,10 +24,12 @@ class Passes:
         members = hasattr(predictor, "opinions")
         if uncertainty:
             self.of = "members" if members else "flips"
-        # A network that its experiment turns and flips is not turned and flipped twice.
         self.flips = flips or self.of == "flips" or bool(getattr(predictor, "flips", False))
-        if self.flips and not members:
-            predictor.flips = False
+        if self.flips:
+            # A network that its experiment turns and flips is not turned and flipped twice, nor is one of several.
+            for one in (predictor, *getattr(predictor, "members", ())):
+                if hasattr(one, "flips"):
+                    one.flips = False
         self.count = 2 if self.of else 1
         self._predictor = predictor
         self.layers: Layers = probability_layer(predictor) if not self.flips and not self.of else self._several
