@@ -189,7 +189,8 @@ def test_cells_that_look_unlike_the_training_data_are_flagged_and_the_rest_is_no
     data[:, :CELL, :CELL] = 9000  # bright in all bands
     data[2, CELL : 2 * CELL, : CELL * 3 // 4] = 9000  # in one band alone, a sixth of all values
     data[:, :, -8:] = 0
-    made = predict(model, write_raster(tmp_path / "r.tif", data), tmp_path / "map")
+    grid = Grid("EPSG:32631", 780 * CELL * 10.0, 6343 * CELL * 10.0, *data.shape[1:])
+    made = predict(model, write_raster(tmp_path / "r.tif", data, grid=grid), tmp_path / "map")
     with rasterio.open(made.path / "unlike.tif") as dataset:
         found = dataset.read(1)
     assert (found[: 2 * CELL, :CELL] == 1).all()
@@ -197,6 +198,31 @@ def test_cells_that_look_unlike_the_training_data_are_flagged_and_the_rest_is_no
     assert (found == 1).sum() == 2 * CELL**2
     assert made.info.unlike["share"] == pytest.approx(2 * CELL**2 / (data != 0).all(axis=0).sum(), abs=1e-4)
     assert made.info.unlike["bands"]["B04"] > made.info.unlike["bands"]["B02"] > 0.03
+
+
+def test_ground_is_flagged_alike_whatever_imagery_it_is_seen_in(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Squares lie on multiples of 64 pixels of the projected CRS: two maps flag those that both see whole alike."""
+    use(monkeypatch)
+    side = 6 * CELL
+    data, rng = pixels(side, side), np.random.default_rng(5)
+    for row, col in rng.integers(0, side - 50, (12, 2)):  # squares of 50 pixels that fill some cells and not others
+        data[:, row : row + 50, col : col + 50] = 9000
+    west, north = 9 * CELL * 10.0, 6_000 * CELL * 10.0  # both on the lattice
+    whole = Grid("EPSG:32631", west, north, side, side)
+    part = whole.part(37, 21, 300, 340)
+    flags = {}
+    for name, grid, ground in (("whole", whole, data), ("part", part, data[:, 37 : 37 + 300, 21 : 21 + 340])):
+        made = predict(model, write_raster(tmp_path / f"{name}.tif", ground, grid=grid), tmp_path / name)
+        with rasterio.open(made.path / "unlike.tif") as dataset:
+            flags[name] = dataset.read(1)
+    first, ends = CELL, (5 * CELL, 5 * CELL)  # what both hold whole
+    seen = flags["whole"][first : ends[0], first : ends[1]]
+    np.testing.assert_array_equal(seen, flags["part"][first - 37 : ends[0] - 37, first - 21 : ends[1] - 21])
+    squares = seen.reshape(4, CELL, 4, CELL).swapaxes(1, 2).reshape(16, -1)
+    assert (squares == squares[:, :1]).all(), "no square is cut"
+    assert 0 < squares[:, 0].sum() < 16
 
 
 def test_imagery_drawn_as_the_training_data_were_is_hardly_ever_called_unlike(

@@ -11,7 +11,7 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from casbah.grid import Grid
-from casbah.predict.unlike import CELL
+from casbah.predict.unlike import CELL, corner
 from casbah.products.prediction import NODATA, STEPS
 from casbah.workplace import TILE, blocks_vrt, write_cog
 
@@ -82,11 +82,12 @@ def write_unlike(mask: Path, flagged: NDArray[np.bool_], target: Path, tags: dic
     flat = target.with_suffix(".flat")
     with rasterio.open(mask) as known:
         grid = Grid.of(known)
+        top, left = corner(grid)
         with rasterio.open(flat, "w", **_flat_profile(grid, "uint8")) as out:
             for window in grid.windows(TILE):
                 values = known.read(1, window=window)
-                rows = (np.arange(window.height) + window.row_off) // CELL
-                cols = (np.arange(window.width) + window.col_off) // CELL
+                rows = (np.arange(window.height) + window.row_off + top) // CELL
+                cols = (np.arange(window.width) + window.col_off + left) // CELL
                 found = flagged[np.ix_(rows, cols)].astype(np.uint8)
                 found[values == NODATA["uint8"]] = NODATA["uint8"]
                 out.write(found, 1, window=window)

@@ -107,6 +107,7 @@ class BuildingModel(PythonModel):
     def _of_images(self, given: NDArray[Any], bands: tuple[str, ...], offset_removed: bool) -> dict[str, Any]:
         training = self.bundle.training
         images = as_reflectance(given, training, bands=bands, offset_removed=offset_removed)
+        # Images have no place, so their squares begin at their first pixel.
         looks = [unlike.count(one, ~unobserved(one[None])[0], training, 0, 0) for one in images]
         outside = [_of_each_band(one.shares(training), training.bands) for one in looks]
         return {

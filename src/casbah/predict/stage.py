@@ -259,9 +259,14 @@ class Maker:
         self.info, self.passes, self.patience = info, passes, patience
         self.plan = Plan.of(*imagery.grid.shape, info.window, info.overlap)
         self.blocks = self.plan.blocks()
+        self.corner = unlike.corner(imagery.grid)
 
     def _path(self, block: Block) -> Path:
         return self.workplace.block_path(block.panel, block.window)
+
+    def _in_cells(self, row: int, col: int) -> tuple[int, int]:
+        """A pixel of the imagery, counted from the first pixel of the cell that the imagery begins in."""
+        return self.corner[0] + row, self.corner[1] + col
 
     def _beside(self, block: Block, what: str) -> Path:
         return self._path(block).with_suffix(f".{what}.npz")
@@ -325,7 +330,7 @@ class Maker:
                     before = images
                     settled = images[:, :, : rows.settled(number) - top, : block.window.width]
                     observed = ~unobserved(settled[None])[0]
-                    cells = unlike.count(settled, observed, self.training, top, left)
+                    cells = unlike.count(settled, observed, self.training, *self._in_cells(top, left))
                     yield Row(block, number, images, observed, cells)
 
     def _make(
@@ -339,7 +344,8 @@ class Maker:
         top, height, width = block.window.row_off, block.window.height, block.window.width
         sums = np.zeros((self.passes.count, 1, block.reach - top, block.edge - block.window.col_off), np.float32)
         observed = np.zeros((height, width), bool)
-        cells = unlike.Cells.none(height, width, len(self.training.bands), top, block.window.col_off)
+        start = self._in_cells(top, block.window.col_off)
+        cells = unlike.Cells.none(height, width, len(self.training.bands), *start)
         if carry is not None:
             sums[:, 0, : carry.shape[1]] += carry
         for number in block.rows:
@@ -386,11 +392,12 @@ class Maker:
 
     def cells(self) -> unlike.Cells:
         """The sums of all blocks."""
-        total = unlike.Cells.none(*self.imagery.grid.shape, len(self.training.bands))
+        total = unlike.Cells.none(*self.imagery.grid.shape, len(self.training.bands), *self.corner)
         for block in self.blocks:
             with closing(np.load(self._beside(block, "cells"))) as found:
-                row, col = block.window.row_off // unlike.CELL, block.window.col_off // unlike.CELL
-                total.add(unlike.Cells(found["outside"], found["known"], found["pixels"], row, col))
+                row, col = self._in_cells(block.window.row_off, block.window.col_off)
+                first = (row // unlike.CELL, col // unlike.CELL)
+                total.add(unlike.Cells(found["outside"], found["known"], found["pixels"], *first))
         return total
 
     def write_maps(self, directory: Path, cells: unlike.Cells, info: PredictionInfo) -> None:

@@ -7,16 +7,19 @@ imagery like it 2 % of the values lie outside. They are counted in cells, and a 
 - more than `MOST` of the values of a single band do: a band that went wrong drowns in twelve.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from casbah.bands import NODATA
+from casbah.grid import Grid
 from casbah.products.model import Training
 
 CELL = 64
-"""Pixels across a cell; the first one begins at the first pixel of the imagery."""
+"""Pixels across a cell. The edges of cells lie on multiples of it from the origin of the imagery's CRS on, so that all
+imagery of one ground has the same cells; those along its border may be cut."""
 
 MUCH = 0.2
 """Share of all values. A cell may well hold a whole lake or quarry that the training data have a percent of."""
@@ -29,7 +32,8 @@ MOST = 0.6
 class Cells:
     """Sums over the cells of an imagery: `outside` and `known` values (rows, cols, bands), `pixels` (rows, cols).
 
-    Values of all periods count together; `pixels` are those that were observed in any of them.
+    Values of all periods count together; `pixels` are those that were observed in any of them. `row` and `col` are the
+    number of the first cell, counted from the one that holds the imagery's first pixel.
     """
 
     outside: NDArray[np.int32]
@@ -40,7 +44,7 @@ class Cells:
 
     @classmethod
     def none(cls, rows: int, cols: int, bands: int, row: int = 0, col: int = 0) -> "Cells":
-        """Of the cells that hold `rows` x `cols` pixels from pixel (`row`, `col`) on."""
+        """Of the cells that hold `rows` x `cols` pixels from pixel (`row`, `col`) of the first cell on."""
         shape = (_cells(row, rows), _cells(col, cols))
         return cls(
             np.zeros((*shape, bands), np.int32),
@@ -78,12 +82,19 @@ class Cells:
         }
 
 
+def corner(grid: Grid) -> tuple[int, int]:
+    """Where the first pixel of a grid lies in its cell (row, col). Pixels off the lattice go with the one before."""
+    down, across = (math.floor(metres / grid.resolution + 1e-6) for metres in (-grid.north, grid.west))
+    return down % CELL, across % CELL
+
+
 def _cells(start: int, length: int) -> int:
     return (start + length - 1) // CELL - start // CELL + 1
 
 
 def count(images: NDArray[np.uint16], observed: NDArray[np.bool_], training: Training, row: int, col: int) -> Cells:
-    """The sums of images (periods, bands, rows, cols) whose first pixel is (`row`, `col`) of the imagery.
+    """The sums of images (periods, bands, rows, cols) whose first pixel is (`row`, `col`), counted from the first pixel
+    of the cell that the imagery begins in (see `corner`).
 
     Bands whose range the bundle does not say count nothing.
     """
