@@ -29,6 +29,15 @@ class Shelf:
         self.puts.append(target.key)
         self.objects[target.key] = source.read_bytes()
 
+    def write(self, content: bytes, target: Location) -> None:
+        if len(self.puts) >= self.room:
+            raise WorldError("the object store failed")
+        self.puts.append(target.key)
+        self.objects[target.key] = content
+
+    def exists(self, location: Location) -> bool:
+        return location.key in self.objects
+
     def read(self, source: Location) -> bytes:
         if source.key not in self.objects:
             raise InputError(f"{source} does not exist")
