@@ -146,11 +146,13 @@ def _asset(path: Path, values: np.ndarray, tile: Grid, resolution: int, nodata: 
 
 
 class Site:
-    """A web server of a folder. `faults[path suffix]` is `hang`, a status, or a list of them, one per request."""
+    """A web server of a folder. `faults[path suffix]` is `hang`, a status, or a list of them, one per request;
+    `headers` are those that it sends beside its own, which say no ETag and no Last-Modified."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.faults, self.asked = root, dict[str, Any](), Counter[str]()
         self.answers: dict[str, Any] = {}
+        self.headers: dict[str, str] = {}
         self.closing = threading.Event()
         self.url = ""
 
@@ -209,6 +211,8 @@ def serve(root: Path) -> Iterator[Site]:
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Accept-Ranges", "bytes")
+            for name, value in site.headers.items():
+                self.send_header(name, value)
             if span:
                 self.send_header("Content-Range", span)
             self.end_headers()

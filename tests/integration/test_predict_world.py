@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from builders import make_scene, make_tiles
 from catalogues import Site, serve
-from predictors import Lopsided, bundle, pixels, use, write_raster
+from predictors import Lopsided, bundle, pixels, training, use, write_raster
 from scored_models import predicting, submit, use_predictor
 
 from casbah import models, stack
@@ -20,6 +20,7 @@ from casbah.grid import Grid
 from casbah.models import torchvision_cure
 from casbah.patience import Patience
 from casbah.predict import blended, predict
+from casbah.predict.imagery import open_imagery
 from casbah.products.model import ModelBundle
 from casbah.products.prediction import Prediction
 from casbah.products.tiles import TileSet
@@ -125,6 +126,98 @@ def test_a_raster_at_an_address_is_read_in_place_and_a_server_that_fails_midway_
     assert f"{kept} of 25 blocks are there from an earlier run" in capsys.readouterr().err
     np.testing.assert_array_equal(made.probability(), here.probability())
     assert "secret" not in (made.path / "manifest.json").read_text() + (made.path / "item.json").read_text()
+
+
+@pytest.fixture
+def _nothing_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GDAL remembers what it read of an address for as long as the process lives."""
+    monkeypatch.setenv("CPL_VSIL_CURL_NON_CACHED", "/vsicurl/http://127.0.0.1")
+
+
+def test_what_is_gone_on_from_is_told_by_the_whole_address_and_by_what_its_server_says(
+    site: Site, tmp_path: Path
+) -> None:
+    write_raster(tmp_path / "site" / "town.tif", pixels(200, 200))
+
+    def identity(query: str, **headers: str) -> str:
+        site.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        found = open_imagery(f"{site.url}/town.tif?{query}", training(), QUICK)
+        assert found.resumable
+        return found.identity
+
+    for headers in ({}, {"ETag": "one"}, {"Last_Modified": "Sat, 10 Jun 2023 10:30:00 GMT"}):
+        assert identity("tile=1", **headers) == identity("tile=1", **headers)
+        assert identity("tile=1", **headers) != identity("tile=2", **headers), "the query may choose the content"
+        assert "tile" not in identity("tile=1", **headers), "and may be a secret"
+    assert identity("tile=1", ETag="one") != identity("tile=1", ETag="two")
+    name, password = (
+        open_imagery(f"http://{who}@{site.url[7:]}/town.tif", training(), QUICK) for who in ("a:b", "a:c")
+    )
+    assert name.identity == password.identity, "a password is in no digest that it could be guessed from"
+
+
+@pytest.mark.usefixtures("_nothing_cached")
+@pytest.mark.parametrize("form", ["{}", "/vsicurl/{}"])
+@pytest.mark.parametrize(("compress", "place"), [("none", 600), ("deflate", 300)])
+def test_other_content_at_the_same_address_is_seen_where_its_server_says_nothing(
+    form: str, compress: str, place: int, site: Site, tmp_path: Path
+) -> None:
+    """In a place that is looked at (600), or, since tiles are compressed, in any."""
+    data = pixels(1800, 1800)
+    address = form.format(f"{site.url}/town.tif")
+    write_raster(tmp_path / "site" / "town.tif", data, compress=compress)
+    first, again = (open_imagery(address, training(), QUICK) for _ in range(2))
+    assert first == again
+    assert first.datetime is None
+    data[:, place : place + 20, place : place + 20] += 1
+    write_raster(tmp_path / "site" / "town.tif", data, compress=compress)
+    assert open_imagery(address, training(), QUICK).identity != first.identity
+
+
+@pytest.mark.usefixtures("_nothing_cached")
+def test_what_can_not_be_told_from_other_content_is_begun_anew(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("casbah.predict.plan.PANEL", 300)
+    monkeypatch.setattr("casbah.predict.plan.BLOCK", 200)
+    data = np.zeros((4, 1800, 1800), np.uint16)
+    data[:, 200:500, 200:500] = pixels(300, 300)  # none of it where a raster is looked at
+    write_raster(tmp_path / "site" / "town.tif", data)
+    model = bundle(tmp_path / "model").path
+
+    class Broken(Lopsided):
+        def probabilities(self, images: np.ndarray) -> np.ndarray:
+            if self.windows > 3:
+                raise KeyboardInterrupt
+            return super().probabilities(images)
+
+    use(monkeypatch, Broken)
+    with pytest.raises(KeyboardInterrupt):
+        predict(model, f"{site.url}/town.tif", tmp_path / "map", patience=QUICK)
+    assert "a run that breaks off begins anew" in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.glob(".map.*")), "nothing that nobody goes on from stays"
+    use(monkeypatch, Lopsided)
+    made = [predict(model, f"{site.url}/town.tif", tmp_path / name, patience=QUICK) for name in ("map", "again")]
+    assert made[0].digest == made[1].digest
+
+
+def test_the_item_of_a_raster_says_when_its_server_says_it_was_changed_or_that_nobody_knows(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch)
+    write_raster(tmp_path / "site" / "town.tif", pixels(100, 100))
+    model = bundle(tmp_path / "model").path
+    found = []
+    for name, headers in (
+        ("said", {"Last-Modified": "Sat, 10 Jun 2023 10:30:00 GMT"}),
+        ("no_date", {"Last-Modified": "last summer"}),
+        ("silent", {}),
+    ):
+        site.headers = headers
+        properties = predict(model, f"{site.url}/town.tif", tmp_path / name, patience=QUICK).item["properties"]
+        found.append((properties["datetime"], properties["casbah:datetime_of"].split()[0]))
+    nobody = ("1970-01-01T00:00:00Z", "nothing:")
+    assert found == [("2023-06-10T10:30:00+00:00", "last"), nobody, nobody]
 
 
 def test_an_address_that_is_not_there_or_refuses_is_one_sentence(

@@ -15,6 +15,9 @@ from casbah.stac import COG, EXTENSIONS, STAC_VERSION, as_geojson, outline, proj
 ITEM = "urn:casbah:item:"
 """What a link to a source item begins with: catalogues move, ids stay."""
 
+UNKNOWN = "1970-01-01T00:00:00Z"
+"""The time of imagery of which nobody says one: STAC wants a time, and the same run gives the same item."""
+
 
 def dates_of(info: PredictionInfo) -> str:
     """The acquisition dates of the imagery, for people; empty where nobody knows."""
@@ -42,7 +45,8 @@ def stac_item(
     info: PredictionInfo, grid: Grid, sources: Sequence[str], scene: str, changed: str | None = None
 ) -> dict[str, Any]:
     """The STAC item. `sources` are the ids of the items behind the imagery, `scene` is the digest of that, `changed`
-    (ISO) when a raster without dates was last changed; nothing in the item differs between two equal runs."""
+    (ISO) when a raster without dates was last changed, where that is known; nothing in the item differs between two
+    equal runs."""
     footprint = outline(grid)
     properties = {
         **_when(info, changed),
@@ -88,6 +92,11 @@ def _part(text: str) -> str:
 
 def _when(info: PredictionInfo, changed: str | None) -> dict[str, Any]:
     """STAC wants a time of everything: where a raster says none, it is when the raster was last changed."""
+    if not info.periods and changed in (None, UNKNOWN):
+        return {
+            "datetime": UNKNOWN,
+            "casbah:datetime_of": "nothing: neither the raster says a date, nor its server when it was last changed",
+        }
     if not info.periods:
         return {
             "datetime": changed,

@@ -4,14 +4,16 @@ A remote raster is read in place (GDAL's /vsis3 and /vsicurl), each part once: m
 its size, a map can begin at once, and what was read before a fault is kept as finished blocks.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import rasterio
@@ -56,7 +58,8 @@ class Imagery:
     """A scene or a raster that fits a model.
 
     `files` are what GDAL opens, per period, with the numbers of the model's bands in each; `identity` tells this
-    content from any other. `datetime` is when a raster without dates was last changed (ISO).
+    content from any other, and is nothing to go on from where that can't be told (not `resumable`). `datetime` is when
+    a raster without dates was last changed (ISO), None where nobody says.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Imagery:
     sources: tuple[dict[str, Any], ...]
     files: tuple[tuple[str, tuple[int, ...]], ...]
     datetime: str | None = None
+    resumable: bool = True
 
     @property
     def remote(self) -> bool:
@@ -145,7 +149,7 @@ def _of_raster(text: str, training: Training, patience: Patience) -> Imagery:
     remote = text.startswith(REMOTE)
     if not remote and not Path(text).is_file():
         raise InputError(f"{text} does not exist; a scene's directory, a raster or an address of one is wanted")
-    identity, changed = _identity(text, patience)
+    content = _content(text, patience)
     path = opened_by_gdal(text)
     with faults_named(text, patience), rasterio.Env(**_options(patience)):
         dataset = patience.insist(lambda: rasterio.open(path, sharing=False), RasterioError if remote else ())
@@ -162,6 +166,14 @@ def _of_raster(text: str, training: Training, patience: Patience) -> Imagery:
             checked = _checked(bands, training)
             sample = patience.insist(lambda: _sample(dataset, checked), RasterioError if remote else ())
             _check_values(sample, shown(text), tags)
+            # Of a raster that is empty where it was looked at, the sample tells nothing.
+            resumable = content.certain or bool((sample != NODATA).any())
+            identity = content.identity if content.certain else f"{content.identity} {_fingerprint(dataset, sample)}"
+    if not resumable:
+        say(
+            f"{shown(text)} is empty where it was looked at and its server says neither ETag nor Last-Modified, so "
+            "that a change of it would not be seen: a run that breaks off begins anew"
+        )
     attribution = tags.get("attribution")
     return Imagery(
         name=Path(shown(text)).name,
@@ -174,7 +186,8 @@ def _of_raster(text: str, training: Training, patience: Patience) -> Imagery:
         simulated=tags.get("simulated", "").lower() in ("true", "yes", "1"),
         sources=(),
         files=tuple((path, numbers) for numbers in bands),
-        datetime=changed,
+        datetime=content.changed,
+        resumable=resumable,
     )
 
 
@@ -187,20 +200,69 @@ def _options(patience: Patience) -> dict[str, Any]:
     return patience.gdal() | {"GDAL_CACHEMAX": CACHE_BYTES}
 
 
-def _identity(text: str, patience: Patience) -> tuple[str, str]:
-    """What tells the content of a raster, and when it was last changed (ISO)."""
+@dataclass(frozen=True)
+class Content:
+    """What is said of a raster's content without a look into it: an `identity`, which is `certain` where it changes
+    with the content, and when that was last `changed` (ISO, None where nobody says)."""
+
+    identity: str
+    certain: bool
+    changed: str | None = None
+
+
+def _content(text: str, patience: Patience) -> Content:
     if text.startswith("s3://") and Store.configured():
         found = Store.from_environment().version(Location.parse(text))
-        return f"{text} etag {found['etag']} of {found['size']} bytes", found["modified"]
+        identity = f"{_of_whole_address(text)} etag {found['etag']} of {found['size']} bytes"
+        return Content(identity, True, found["modified"] or None)
     if text.startswith(("http://", "https://")):
-        return _identity_of_address(text, patience)
+        return _content_of_address(text, patience)
     if text.startswith(REMOTE):
-        return shown(text), datetime.now(UTC).isoformat(timespec="seconds")
+        return Content(_of_whole_address(text), False)
     changed = datetime.fromtimestamp(Path(text).stat().st_mtime, UTC).isoformat(timespec="seconds")
-    return sha256_of(Path(text)), changed
+    return Content(sha256_of(Path(text)), True, changed)
 
 
-def _identity_of_address(text: str, patience: Patience) -> tuple[str, str]:
+def _of_whole_address(text: str) -> str:
+    """The digest of an address with its query, which may choose the content, and may hold a secret.
+
+    A password is left out: it chooses no content, and one that is short could be guessed from a digest.
+    """
+    parts = urlsplit(text)
+    user, separator, host = parts.netloc.rpartition("@")
+    whole = parts._replace(netloc=f"{user.partition(':')[0]}{separator}{host}").geturl()
+    return f"address {hashlib.sha256(whole.encode()).hexdigest()}"
+
+
+def _fingerprint(dataset: Any, sample: NDArray[np.uint16]) -> str:
+    """The digest of a raster's header and of the pixels that were looked at.
+
+    A TIFF's header holds the size of every tile: where they are compressed, hardly any change leaves all as they were.
+    """
+    rows, cols = (-(-side // step) for side, step in zip(dataset.shape, dataset.block_shapes[0], strict=True))
+    # Tiles of pixels hold all bands, tiles of bands one.
+    bands = [1] if str(dataset.interleaving).lower().endswith("pixel") else dataset.indexes
+    header = [
+        dataset.driver,
+        dataset.shape,
+        dataset.dtypes,
+        tuple(dataset.transform),
+        dataset.crs.to_wkt(),
+        dataset.descriptions,
+        str(dataset.nodatavals),
+        sorted(dataset.tags().items()),
+    ]
+    digest = hashlib.sha256(repr(header).encode())
+    if dataset.driver == "GTiff":
+        for band_number in bands:
+            for row in range(rows):
+                sizes = [dataset.get_tag_item(f"BLOCK_SIZE_{c}_{row}", "TIFF", bidx=band_number) for c in range(cols)]
+                digest.update(repr(sizes).encode())
+    digest.update(sample.tobytes())
+    return f"fingerprint {digest.hexdigest()}"
+
+
+def _content_of_address(text: str, patience: Patience) -> Content:
     try:
         with patience.session() as session:
             answer = session.head(
@@ -218,10 +280,12 @@ def _identity_of_address(text: str, patience: Patience) -> tuple[str, str]:
         raise InputError(f"{shown(text)} does not exist (its server answered 404): check the address")
     # A server that takes no HEAD says nothing here; whether the file can be read, GDAL finds out.
     names = ("ETag", "Last-Modified", "Content-Length")
-    parts = [f"{name} {answer.headers[name]}" for name in names if answer.ok and name in answer.headers]
-    modified = answer.headers.get("Last-Modified") if answer.ok else None
-    when = parsedate_to_datetime(modified) if modified else datetime.now(UTC)
-    return " ".join([shown(text), *parts]), when.isoformat(timespec="seconds")
+    said = {name: answer.headers[name] for name in names if answer.ok and name in answer.headers}
+    changed = None
+    with suppress(KeyError, ValueError):  # nothing was said, or no date
+        changed = parsedate_to_datetime(said["Last-Modified"]).replace(tzinfo=UTC).isoformat(timespec="seconds")
+    identity = " ".join([_of_whole_address(text), *(f"{name} {value}" for name, value in said.items())])
+    return Content(identity, "ETag" in said or "Last-Modified" in said, changed)
 
 
 def _bands(dataset: Any, where: str, training: Training) -> tuple[tuple[int, ...], ...]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -138,7 +139,7 @@ def _predict(
     scene = imagery.identity if len(imagery.identity) == 64 else _digest(imagery.identity)
     request = {
         "info": info.model_dump(mode="json"),
-        "scene": imagery.identity,
+        "scene": imagery.identity if imagery.resumable else uuid.uuid4().hex,
         "grid": imagery.grid.to_dict(),
         "casbah": casbah.__version__,
         "code": code(),
@@ -177,7 +178,10 @@ def _predict(
             workplace.clear()
             raise
         except BaseException:
-            workplace.clear_unless_useful()
+            if imagery.resumable:
+                workplace.clear_unless_useful()
+            else:
+                workplace.clear()
             raise
     if info.unlike["share"] > unlike.MUCH:
         say(
