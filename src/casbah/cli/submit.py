@@ -20,7 +20,7 @@ def submit(
         Path | None, typer.Option(help="A compiled pipeline; without one, it is compiled first.")
     ] = None,
     pipeline: Annotated[
-        str, typer.Option(help="Which one is compiled: building_footprints or compare_experiments.")
+        str, typer.Option(help="Which one is compiled: building_footprints, compare_experiments or map_footprints.")
     ] = "building_footprints",
     host: Annotated[
         str | None,
