@@ -81,6 +81,8 @@ def test_a_value_that_kfp_has_parsed_is_one_sentence_and_no_traceback(
         steps.ingest(
             SimpleNamespace(path=str(tmp_path / "scene"), metadata={}),
             aoi=value,
+            cell="",
+            cell_margin=0.0,
             start="2023-06-01",
             end="2023-09-30",
             stac="sample",

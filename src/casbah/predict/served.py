@@ -45,7 +45,6 @@ from casbah.models import load
 from casbah.models.reflectance import as_reflectance
 from casbah.predict import predict, unlike
 from casbah.predict.blending import blended, unobserved
-from casbah.predict.passes import made_ready
 from casbah.products.model import ModelBundle
 
 SERVING = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
@@ -85,7 +84,6 @@ class BuildingModel(PythonModel):
     def load_context(self, context: Any) -> None:
         self.bundle = ModelBundle.open(context.artifacts["bundle"])
         self.predictor = load(self.bundle)
-        made_ready(self.predictor, "auto")
         self.scenes = (context.model_config or {}).get("scenes", "auto")
         if self.scenes not in ("auto", "yes", "no"):
             raise Refused(f'"scenes" is {self.scenes!r} in model_config; "auto", "yes" or "no" is wanted')
