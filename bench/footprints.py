@@ -30,7 +30,7 @@ from bench._turns import measure
 from casbah.cover import exact_fractions, united
 from casbah.footprints.contours import Outline, Values, outlines
 from casbah.footprints.shaping import shaped
-from casbah.footprints.stage import MOVED, _metres
+from casbah.footprints.stage import MOVED, in_metres, padded
 from casbah.grid import Grid
 
 ROUNDS = 3
@@ -53,27 +53,25 @@ class Buildings:
         self.angle = rng.uniform(0, np.pi, (self.side, self.side))
         self.east, self.north = rng.uniform(-5, 5, (2, self.side, self.side))
 
-    def surface(self, points: int) -> NDArray[np.float64]:
-        """Probability at points x points a pixel, as (cells, cells, rows, cols) of each cell."""
+    def surface(self, points: int, chosen: slice = slice(None)) -> NDArray[np.float64]:
+        """Probability at points x points a pixel, as (cells, cells, rows, cols) of each cell of the `chosen` rows."""
         at = ((np.arange(SPACING * points) + 0.5) / points - SPACING / 2) * 10
         x, y = at[None, None, None, :], at[None, None, :, None]
-        x, y = x - self.east[..., None, None], y - self.north[..., None, None]
-        cos, sin = np.cos(self.angle)[..., None, None], np.sin(self.angle)[..., None, None]
+        east, north, angle, length, width = (
+            one[chosen, :, None, None] for one in (self.east, self.north, self.angle, self.length, self.width)
+        )
+        x, y, cos, sin = x - east, y - north, np.cos(angle), np.sin(angle)
         along, across = x * cos + y * sin, y * cos - x * sin
         seen = 1.0
-        for distance, size in ((along, self.length), (across, self.width)):
-            half = size[..., None, None] / 2
+        for distance, size in ((along, length), (across, width)):
+            half = size / 2
             seen = seen * (ndtr((distance + half) / SPREAD) - ndtr((distance - half) / SPREAD))
         return np.asarray(seen)
 
     def areas(self) -> NDArray[np.float64]:
         """True square metres at or above the threshold in each cell, row by row of cells for memory's sake."""
-        whole, found = self.__dict__.copy(), []
-        for row in range(self.side):
-            for name in ("length", "width", "angle", "east", "north"):
-                setattr(self, name, whole[name][row : row + 1])
-            found.append((self.surface(FINE) >= 0.5).sum(axis=(2, 3)))
-        self.__dict__.update(whole)
+        rows = (slice(row, row + 1) for row in range(self.side))
+        found = [(self.surface(FINE, one) >= 0.5).sum(axis=(2, 3)) for one in rows]
         return np.concatenate(found).astype(float) * (10 / FINE) ** 2
 
 
@@ -93,12 +91,7 @@ def stored(probability: NDArray[np.float64]) -> Values:
 def by_contours(values: Values, grid: Grid, window: int) -> list[Outline]:
     """The polygons of the stage before they are shaped."""
 
-    def read(top: int, bottom: int, left: int, right: int) -> Values:
-        found = np.full((bottom - top, right - left), -1, np.int32)
-        rows, cols = (max(top, 0), min(bottom, grid.rows)), (max(left, 0), min(right, grid.cols))
-        found[rows[0] - top : rows[1] - top, cols[0] - left : cols[1] - left] = values[slice(*rows), slice(*cols)]
-        return found
-
+    read = padded(lambda rows, cols: values[slice(*rows), slice(*cols)], grid)
     made = outlines(read, grid.shape, LEVEL, window, lambda *_: None, lambda: None)
     return [outline for batch in made for outline in batch]
 
@@ -108,7 +101,7 @@ def by_shaping(values: Values, grid: Grid, window: int) -> NDArray[np.object_]:
     made = by_contours(values, grid, window)
     loose = ~np.array([outline.cut for outline in made], bool)
     pixels = np.array([outline.pixels for outline in made])
-    return shaped(_metres(made, grid), loose, pixels, MOVED * grid.resolution, True).taken()
+    return shaped(in_metres(made, grid), loose, pixels, MOVED * grid.resolution, True).taken()
 
 
 def by_pixels(values: Values, grid: Grid) -> NDArray[np.object_]:
@@ -150,8 +143,8 @@ def main() -> None:
         truth = buildings.areas().ravel()
         total = float(truth.sum())
     ways: dict[str, Callable[[], NDArray[np.object_]]] = {
-        "contours, one window": lambda: _metres(by_contours(values, grid, max(grid.shape)), grid),
-        "contours, windows of 64": lambda: _metres(by_contours(values, grid, 64), grid),
+        "contours, one window": lambda: in_metres(by_contours(values, grid, max(grid.shape)), grid),
+        "contours, windows of 64": lambda: in_metres(by_contours(values, grid, 64), grid),
         "contours + shaped": lambda: by_shaping(values, grid, max(grid.shape)),
         "pixels": lambda: by_pixels(values, grid),
     }

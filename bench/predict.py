@@ -1,9 +1,10 @@
 """Prediction of a whole scene: against TerraTorch's tiled inference, and against the bare passes of the same windows.
 
-python -m bench.predict [--pixels 1536] [--model unet|galileo] [--rounds 3]
+python -m bench.predict [--pixels 1536] [--model unet|galileo] [--rounds 2]
 python -m bench.predict --large 30000 [--model unet] [--observed 100]
 
-On one simulated raster (12 bands, uint16, a COG) and one network with random weights, each in a process of its own:
+On one simulated raster (12 bands, uint16, a tiled GeoTIFF) and one network with random weights, each in a process of
+its own:
   passes      the network's forward passes of the very windows that `predict` makes, normalised;
   predict     the whole stage: reading, normalising, passes, blending, mask, COGs with overviews, checksums;
   blended     the same windows of the raster in memory: no reading, no writing;
@@ -11,6 +12,8 @@ On one simulated raster (12 bands, uint16, a COG) and one network with random we
               the same window and as many pixels between windows; nothing is read or written. In the network's own
               precision, as the rows above (bfloat16 where the hardware has it);
   float32     the same without `casbah.models.network.precision`, as TerraTorch's own task computes by default.
+`predict` folds the network's batch normalisations into its convolutions, as it does for everybody; the other rows run
+the network as it was trained.
 TerraTorch blends whatever the model's callable gives: it is given P(building) here, in batches of 16 windows (its
 default). It fades windows along another ramp, crops 8 px of each (`delta`, by default), and pads the
 raster by reflection, so that its windows lie 8 px further north and west. Where the two must agree (`agree`), both are
@@ -31,6 +34,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import rasterio
@@ -103,7 +107,7 @@ def make_predictor(kind: str) -> network.NetworkPredictor:
 
 
 def make_raster(path: Path, pixels: int) -> None:
-    """A COG-like GeoTIFF of hills and noise, band after band."""
+    """A tiled GeoTIFF of hills and noise, band after band."""
     rng = np.random.default_rng(0)
     grid = Grid("EPSG:32631", 500_000.0, 4_060_000.0, pixels, pixels)
     profile = grid.profile(
@@ -137,6 +141,11 @@ def make_large(path: Path, pixels: int, observed: int) -> None:
             row, col = int(place // side) * 512, int(place % side) * 512
             height, width = min(512, pixels - row), min(512, pixels - col)
             target.write(square[:, :height, :width], window=Window(col, row, width, height))
+
+
+def loaded(predictor: network.NetworkPredictor) -> Any:
+    """Let every bundle be loaded as this predictor for as long as the block lasts."""
+    return patch.object(models, "load", return_value=predictor)
 
 
 def bundle_of(path: Path, predictor: network.NetworkPredictor) -> ModelBundle:
@@ -202,8 +211,7 @@ def tiled(predictor: network.NetworkPredictor, raster: Path, mixed_precision: bo
 def one(way: str, kind: str, raster: Path, rounds: int) -> dict[str, float]:
     """The best wall and CPU seconds of some rounds of one way in this process, and its peak of memory in MB."""
     predictor = make_predictor(kind)
-    models.load = lambda _: predictor  # type: ignore[assignment]
-    with tempfile.TemporaryDirectory(dir=raster.parent) as scratch:
+    with tempfile.TemporaryDirectory(dir=raster.parent) as scratch, loaded(predictor):
         folder = Path(scratch)
         runs: dict[str, Callable[[], Any]] = {}
         if way == "predict":
@@ -269,8 +277,7 @@ def compare(pixels: int, kind: str, rounds: int) -> None:
 def large(pixels: int, kind: str, observed: int) -> None:
     """Print seconds and the peak of memory for a large raster."""
     predictor = make_predictor(kind)
-    models.load = lambda _: predictor  # type: ignore[assignment]
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, loaded(predictor):
         folder = Path(scratch)
         words = [sys.executable, "-c", MADE_APART, str(folder / "raster.tif"), str(pixels), str(observed)]
         subprocess.run(words, check=True)

@@ -10,11 +10,10 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
+from built import FILE, ROOT, read, stop
 
-ROOT = Path(__file__).parents[1]
 AIRGAPPED = ROOT / "manifests" / "overlays" / "airgapped" / "kustomization.yaml"
 OURS = "ghcr.io/casbah/"
 
@@ -23,21 +22,17 @@ def main() -> int:
     """Write what is in the other registry, and print what goes there."""
     parser = argparse.ArgumentParser(prog="python images/mirror.py", description=__doc__.splitlines()[0])
     parser.add_argument("registry", help="where Casbah's images will be, such as registry.example/casbah")
-    parser.add_argument(
-        "--images", type=Path, default=ROOT / "build" / "images.json", help="[default: build/images.json]"
-    )
+    parser.add_argument("--images", type=Path, default=FILE, help="[default: build/images.json]")
     parser.add_argument(
         "--output", type=Path, default=ROOT / "build" / "mirrored.json", help="[default: build/mirrored.json]"
     )
     asked = parser.parse_args()
     registry = asked.registry.strip().rstrip("/")
     if not registry:
-        return stop("no registry is named; make images-mirror REGISTRY=registry.example/casbah is wanted")
-    if not asked.images.is_file():
-        return stop(f"{asked.images} does not exist; `make images-push` writes it, and every release holds one")
-    images: dict[str, dict[str, Any]] = json.loads(asked.images.read_text(encoding="utf-8"))
+        stop(2, "no registry is named; make images-mirror REGISTRY=registry.example/casbah is wanted")
+    images = read(asked.images, "`make images-push` writes it, and every release holds one")
     if local := [stage for stage, facts in images.items() if "@sha256:" not in facts["image"]]:
-        return stop(f"{asked.images} names no digest for {', '.join(local)}; `make images-push` pushes and pins them")
+        stop(2, f"{asked.images} names no digest for {', '.join(local)}; `make images-push` pushes and pins them")
     mirrored = {stage: facts | {"image": moved(facts["image"], registry)} for stage, facts in images.items()}
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     asked.output.write_text(json.dumps(mirrored, indent=2) + "\n", encoding="utf-8")
@@ -62,12 +57,6 @@ def others() -> Iterator[tuple[str, str]]:
             # A digest in the overlay is that of the copy, which is the same image.
             version = f":{one['newTag']}" if "newTag" in one else f"@{one['digest']}"
             yield one["name"] + version, one["newName"] + (version if "newTag" in one else f":{one['digest'][7:23]}")
-
-
-def stop(sentence: str) -> int:
-    """One sentence, and an exit code."""
-    print(f"images: {sentence}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

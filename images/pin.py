@@ -4,12 +4,12 @@ Changes the lines `- {name: ghcr.io/casbah/casbah-…}` below `images:` of its k
 """
 
 import argparse
-import json
 import re
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from built import FILE, ROOT, read, stop
+
 LINE = re.compile(r"^  - \{name: (ghcr\.io/casbah/casbah-([a-z]+)),.*\}$", re.M)
 
 
@@ -17,23 +17,19 @@ def main() -> int:
     """Rewrite one overlay, and print which images it runs now."""
     parser = argparse.ArgumentParser(prog="python images/pin.py", description=__doc__.splitlines()[0])
     parser.add_argument("overlay", help="name of a folder of manifests/overlays, or a folder of your own")
-    parser.add_argument(
-        "--images", type=Path, default=ROOT / "build" / "images.json", help="[default: build/images.json]"
-    )
+    parser.add_argument("--images", type=Path, default=FILE, help="[default: build/images.json]")
     asked = parser.parse_args()
     known = ROOT / "manifests" / "overlays" / asked.overlay
     file = (known if known.is_dir() else Path(asked.overlay)) / "kustomization.yaml"
     if not file.is_file():
-        return stop(f"{file} does not exist; the name of an overlay is wanted, such as local")
-    if not asked.images.is_file():
-        return stop(f"{asked.images} does not exist; `make images` writes it")
-    images = json.loads(asked.images.read_text(encoding="utf-8"))
+        stop(2, f"{file} does not exist; the name of an overlay is wanted, such as local")
+    images = read(asked.images)
     text = file.read_text(encoding="utf-8")
     stages = [stage for _, stage in LINE.findall(text)]
     if not stages:
-        return stop(f"{file} has no line `- {{name: ghcr.io/casbah/casbah-…}}` below `images:`; see overlays/local")
+        stop(2, f"{file} has no line `- {{name: ghcr.io/casbah/casbah-…}}` below `images:`; see overlays/local")
     if missing := [stage for stage in stages if stage not in images]:
-        return stop(f"{asked.images} has no image of {', '.join(missing)}; `make images` builds all")
+        stop(2, f"{asked.images} has no image of {', '.join(missing)}; `make images` builds all")
     file.write_text(LINE.sub(lambda found: line(found[1], images[found[2]]["image"]), text), encoding="utf-8")
     for stage in stages:
         print(f"{file.parent.name}: {images[stage]['image']}")
@@ -47,12 +43,6 @@ def line(name: str, image: str) -> str:
         return f"  - {{name: {name}, newName: {repository}, digest: {digest}}}"
     repository, _, tag = image.rpartition(":")
     return f"  - {{name: {name}, newName: {repository}, newTag: {tag}}}"
-
-
-def stop(sentence: str) -> int:
-    """One sentence, and an exit code."""
-    print(f"images: {sentence}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from built import FILE, ROOT, read
 from cyclonedx.contrib.this.builders import this_component
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
@@ -19,7 +20,6 @@ from cyclonedx.model.license import LicenseExpression
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
-ROOT = Path(__file__).parents[1]
 PYTHON = """
 import importlib.metadata as m, json
 print(json.dumps([[d.name, d.version, d.metadata.get('License-Expression') or ''] for d in m.distributions()]))
@@ -30,17 +30,12 @@ DEBIAN = ["dpkg-query", "--show", "--showformat", "${Package}\\t${Version}\\t${A
 def main() -> int:
     """One document for each image of build/images.json."""
     parser = argparse.ArgumentParser(prog="python images/sbom.py", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--images", type=Path, default=ROOT / "build" / "images.json", help="[default: build/images.json]"
-    )
+    parser.add_argument("--images", type=Path, default=FILE, help="[default: build/images.json]")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "sbom", help="[default: build/sbom]")
     parser.add_argument("--docker", default=os.environ.get("DOCKER") or "docker", help="the docker command")
     asked = parser.parse_args()
-    if not asked.images.is_file():
-        print(f"images: {asked.images} does not exist; `make images` writes it", file=sys.stderr)
-        return 2
     asked.output.mkdir(parents=True, exist_ok=True)
-    for stage, facts in json.loads(asked.images.read_text(encoding="utf-8")).items():
+    for stage, facts in read(asked.images).items():
         # By its own id: what is pushed by digest need not be here under that name.
         run = [asked.docker, "run", "--rm", "--network", "none", facts["id"]]
         bom = Bom(components=[*_python(run), *_debian(run)])

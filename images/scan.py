@@ -5,13 +5,13 @@ that holds the images, nothing of Casbah.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from built import FILE, read, stop
+
 HOLES = 2
 """Grype's exit code where it found what `--fail-on` names; any other but 0 means that it could not look."""
 
@@ -19,34 +19,24 @@ HOLES = 2
 def main() -> int:
     """Scan every image, and fail at the end where one has a hole."""
     parser = argparse.ArgumentParser(prog="python images/scan.py", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--images", type=Path, default=ROOT / "build" / "images.json", help="[default: build/images.json]"
-    )
+    parser.add_argument("--images", type=Path, default=FILE, help="[default: build/images.json]")
     parser.add_argument("--grype", default=os.environ.get("GRYPE") or "grype", help="the scanner's command")
     asked = parser.parse_args()
-    if not asked.images.is_file():
-        return stop(2, f"{asked.images} does not exist; `make images` writes it")
     holes = []
-    for stage, facts in json.loads(asked.images.read_text(encoding="utf-8")).items():
+    for stage, facts in read(asked.images).items():
         print(f"Scanning {stage}", flush=True)
         command = [asked.grype, f"docker:{facts['id']}", "--only-fixed", "--fail-on", "critical"]
         try:
             code = subprocess.run(command).returncode
         except OSError as error:
-            return stop(3, f"{asked.grype} can't be run ({error.strerror}); Grype is wanted, or GRYPE=its command")
+            stop(3, f"{asked.grype} can't be run ({error.strerror}); Grype is wanted, or GRYPE=its command")
         if code == HOLES:
             holes.append(stage)
         elif code:
-            return stop(3, f"{asked.grype} could not scan the image of {stage} (exit code {code})")
+            stop(3, f"{asked.grype} could not scan the image of {stage} (exit code {code})")
     if holes:
-        return stop(1, f"known critical holes with a fix in {', '.join(holes)}: bring newer packages (make locks)")
+        stop(1, f"known critical holes with a fix in {', '.join(holes)}: bring newer packages (make locks)")
     return 0
-
-
-def stop(code: int, sentence: str) -> int:
-    """One sentence, and an exit code."""
-    print(f"images: {sentence}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

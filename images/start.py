@@ -5,44 +5,34 @@ the Docker engine that holds the images, nothing of Casbah.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from built import FILE, read, stop
+
 OPTIONS = ["--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp", "--user", "12345:0"]  # noqa: S108 - a mount
 
 
 def main() -> int:
     """Start one after the other, and fail at the end where one did not hold up."""
     parser = argparse.ArgumentParser(prog="python images/start.py", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--images", type=Path, default=ROOT / "build" / "images.json", help="[default: build/images.json]"
-    )
+    parser.add_argument("--images", type=Path, default=FILE, help="[default: build/images.json]")
     parser.add_argument("--docker", default=os.environ.get("DOCKER") or "docker", help="the docker command")
     asked = parser.parse_args()
-    if not asked.images.is_file():
-        return stop(2, f"{asked.images} does not exist; `make images` writes it")
     broken = []
-    for stage, facts in json.loads(asked.images.read_text(encoding="utf-8")).items():
+    for stage, facts in read(asked.images).items():
         print(f"Starting {stage}", flush=True)
         try:
             done = subprocess.run([asked.docker, "run", *OPTIONS, facts["id"], "casbah", "doctor"])
         except OSError as error:
-            return stop(3, f"{asked.docker} can't be run ({error.strerror}); a Docker engine is wanted, or DOCKER=…")
+            stop(3, f"{asked.docker} can't be run ({error.strerror}); a Docker engine is wanted, or DOCKER=…")
         if done.returncode:
             broken.append(stage)
     if broken:
-        return stop(1, f"`casbah doctor` failed in {', '.join(broken)}; its own words stand above")
+        stop(1, f"`casbah doctor` failed in {', '.join(broken)}; its own words stand above")
     return 0
-
-
-def stop(code: int, sentence: str) -> int:
-    """One sentence, and an exit code."""
-    print(f"images: {sentence}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -64,7 +64,8 @@ NEEDS = {
 """A finetune that is preempted goes on from its checkpoint, so that more tries cost little.
 
 Kubeflow tries again whatever a step failed with, a wrong parameter too. So what looks at what a person typed has one
-more try (it asks a store that does not answer several times by itself), and what costs a node is looked at there first.
+more try (it asks a store that does not answer several times by itself), and what costs a node is looked at there first;
+`fetch`, whose one parameter is looked at before a run is submitted, downloads and has more.
 """
 
 ON_CPU = {"finetune": Needs("2", "4Gi", "16Gi", 5), "predict": Needs("2", "4Gi", "16Gi", 3)}

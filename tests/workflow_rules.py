@@ -30,6 +30,8 @@ MAKE_VARIABLES = {
     "GRYPE",
     "OVERLAY",
     "IMAGES_JSON",
+    "SHARED",
+    "WHEELS",
 }
 
 WRITES = {
@@ -154,23 +156,20 @@ def commands(run: str) -> Iterator[list[str]]:
         yield words
 
 
-def shown(guide: str) -> Iterator[str]:
-    """What is wrong with the commands of `make` and `casbah` that a guide shows in blocks."""
-    for block in re.findall(r"^```\w*\n(.*?)^```$", guide, re.M | re.S):
-        for line in re.findall(r"^(?:make|casbah) .*$", block.replace("\\\n", " "), re.M):
-            for command in commands(re.sub(r" #.*$", "", line)):
-                yield from _command(command)
+def unknown_to_make(words: list[str]) -> Iterator[str]:
+    """What `make` would not know of its words."""
+    for word in words:
+        if "=" in word and word.partition("=")[0] not in MAKE_VARIABLES:
+            yield f"make knows no variable {word}"
+        if "=" not in word and not word.startswith("-") and word not in targets():
+            yield f"make has no target {word}"
 
 
 def _command(words: list[str]) -> Iterator[str]:
     if not words:
         return
     if words[0] == "make":
-        given = [word for word in words[1:] if "=" not in word and word != "-s"]
-        yield from (f"make has no target {word}" for word in given if word not in targets())
-        for word in words[1:]:
-            if "=" in word and word.partition("=")[0] not in MAKE_VARIABLES:
-                yield f"make knows no variable {word}"
+        yield from unknown_to_make(words[1:])
     elif CASBAH.fullmatch(words[0]):
         yield from unknown_to_casbah(words[1:])
 

@@ -24,7 +24,7 @@ def ingest(
     Args:
         scene: The scene: reflectance x 10000 per time step, 12 bands, 10 m.
         aoi: Built-in name (algiers, sample), or the s3:// or https:// address of a GeoJSON.
-        cell: Grid cell of the area that is read, as preflight names it; empty for the whole area.
+        cell: Grid cell of the area that is read, as preflight or plan names it; empty for the whole area.
         cell_margin: Metres around the cell that are read too.
         start: First day, ISO (2023-06-01).
         end: Last day, ISO (2023-09-30).

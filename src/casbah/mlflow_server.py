@@ -33,6 +33,9 @@ class Words(NamedTuple):
     """Where it failed on the way."""
 
 
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""Codes of MLflow's for a name, an alias or a version that is not there."""
+
 REGISTER = Words(
     "nothing was registered and nothing is lost: run `casbah register` again when it is up",
     "what it had taken stays, and running `casbah register` again goes on",
@@ -40,6 +43,10 @@ REGISTER = Words(
 FETCH = Words(
     "the model was not fetched and nothing was written: run the same command again when it is up",
     "the model was not fetched: run the same command again, finished parts are kept",
+)
+SERVE = Words(
+    "nothing is served: start it again when MLflow is up",
+    "nothing is served: look at MODEL_URI, or start it again",
 )
 SETTLE = Words(
     "what a registering that broke off may have left stays as it is until the next run of this step",

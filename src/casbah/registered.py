@@ -28,11 +28,7 @@ def opened(model: str | Path, tracking_uri: str | None = None) -> Iterator[tuple
     if not str(model).startswith(SCHEME):
         yield ModelBundle.open(model), None
         return
-    match = ADDRESS.fullmatch(str(model))
-    if match is None:
-        raise InputError(
-            f"{str(model)!r} is no address of a registered model; models:/NAME@ALIAS or models:/NAME/3 is wanted"
-        )
+    match = check_address(str(model))
     uri = mlflow_server.tracking_uri(tracking_uri)
     mlflow_server.check(uri, mlflow_server.FETCH)
     with tempfile.TemporaryDirectory(prefix="casbah-model-") as scratch:
@@ -43,6 +39,16 @@ def opened(model: str | Path, tracking_uri: str | None = None) -> Iterator[tuple
         yield bundle, f"{match['name']} version {number}"
 
 
+def check_address(address: str) -> re.Match[str]:
+    """The parts of an address, `name` with `alias` or `version`; `InputError` where it is of no registered model."""
+    match = ADDRESS.fullmatch(address)
+    if match is None:
+        raise InputError(
+            f"{address!r} is no address of a registered model; models:/NAME@ALIAS or models:/NAME/3 is wanted"
+        )
+    return match
+
+
 def _version_of(uri: str, name: str, alias: str) -> str:
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -50,7 +56,7 @@ def _version_of(uri: str, name: str, alias: str) -> str:
     try:
         return str(mlflow.MlflowClient(uri).get_model_version_by_alias(name, alias).version)
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code in mlflow_server.ABSENT:
             raise InputError(
                 f"{name} has no version with the alias {alias} at {shown(uri)}; `casbah register` gives champion and "
                 "challenger"
@@ -65,7 +71,7 @@ def _fetched(uri: str, name: str, number: str, folder: Path) -> ModelBundle:
     try:
         mlflow.MlflowClient(uri).get_model_version(name, number)
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code in mlflow_server.ABSENT:
             raise InputError(
                 f"{name} has no version {number} at {shown(uri)}; MLflow's page lists those it has"
             ) from None

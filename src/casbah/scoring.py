@@ -33,6 +33,8 @@ equal model 10 % of the time where 2.5 % was meant (`python -m bench.promotion`)
 
 SCORES = ("iou", "f1", "precision", "recall")
 
+SCORES_IN_WORDS = {"iou": "IoU", "f1": "F1", "precision": "precision", "recall": "recall"}
+
 EDGES: NDArray[np.float32] = (np.arange(STEPS + 1) / STEPS).astype(np.float32)
 """The candidate thresholds in float32, the type of the probabilities that they are compared with."""
 

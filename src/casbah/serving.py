@@ -22,8 +22,8 @@ def serve(model: str, port: str) -> NoReturn:
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise InputError(f"PORT is {port!r}; a number from 1 to 65535 is wanted")
     uri = mlflow_server.tracking_uri(None)
-    mlflow_server.check(uri, mlflow_server.FETCH)
-    with mlflow_server.talking(uri, mlflow_server.FETCH):
+    mlflow_server.check(uri, mlflow_server.SERVE)
+    with mlflow_server.talking(uri, mlflow_server.SERVE):
         from mlflow.artifacts import download_artifacts
         from mlflow.pyfunc.scoring_server import get_cmd
 

@@ -16,6 +16,7 @@ EXTENSIONS = {
     "projection": "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
     "eo": "https://stac-extensions.github.io/eo/v2.0.0/schema.json",
     "raster": "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
+    "file": "https://stac-extensions.github.io/file/v2.1.0/schema.json",
     "processing": "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
 }
 """Extension -> the schema of the version that the items are written in."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,11 @@ BAD_PATH = {
     for name in ("EACCES", "EEXIST", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENOENT", "ENOTDIR", "EPERM", "EROFS")
 }
 """Faults that lie in what was given as the output, not in the disk."""
+
+
+def no_bad_input(fault: BaseException) -> bool:
+    """Whether a fault is another one than of the input: the same command may then go on from where it was."""
+    return not isinstance(fault, InputError)
 
 
 class Workplace:
@@ -75,11 +80,24 @@ class Workplace:
         """Where the product is written, before it is handed over."""
         return self.path / "draft"
 
-    def hand_over(self, schema: str) -> None:
-        """Let the finished product at `draft` take the output's place."""
-        with writing(self.output):
-            check_target(self.output, schema)
-            replace_directory(self.draft, self.output)
+    @contextmanager
+    def making(self, schema: str, keep: Callable[[BaseException], bool] = no_bad_input) -> Iterator[None]:
+        """Let the product that the block leaves at `draft` take the output's place, and remove all else.
+
+        After a fault, finished blocks stay where `keep` says so; by default unless the input was bad.
+        """
+        try:
+            yield
+            with writing(self.output):
+                check_target(self.output, schema)
+                replace_directory(self.draft, self.output)
+            self.clear()
+        except BaseException as fault:
+            if keep(fault):
+                self.clear_unless_useful()
+            else:
+                self.clear()
+            raise
 
     def others(self) -> list[tuple[Path, int]]:
         """What killed runs of the same output with other arguments left: directories and their sizes in bytes."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pystac
@@ -15,7 +16,7 @@ from casbah.evaluate import evaluate
 from casbah.finetune import finetune
 from casbah.ingest import ingest
 from casbah.label import label
-from casbah.pipeline import compiled, inputs
+from casbah.pipeline import compiled, inputs, local
 from casbah.pipeline.session import Session, request
 from casbah.products.footprints import FootprintSet
 from casbah.products.prediction import Prediction
@@ -125,21 +126,40 @@ def test_the_collection_in_the_store_leads_to_every_file(cells: dict[str, Path |
 
 
 @pytest.mark.parametrize(
-    ("given", "kind", "sentence"),
+    ("given", "sentence"),
     [
-        ({"periods": "2"}, InputError, "plan: periods is 2, and the model few_trees learned from 1: give periods=1"),
-        ({"to": "runs/map"}, InputError, r"plan: to is 'runs/map'; an address in a bucket is wanted"),
-        ({"model": "models:/nobody@champion"}, InputError, "nobody has no version with the alias champion"),
+        ({"periods": 2}, "plan: periods is 2, and the model few_trees learned from 1: give periods=1"),
+        ({"model": "models:/nobody@champion"}, "nobody has no version with the alias champion"),
+        (
+            {"to": "s3://casbah/maps/taken"},
+            r"plan: .* already holds something else than a published map \(notes\.txt\)",
+        ),
     ],
 )
 def test_what_can_not_be_mapped_is_one_sentence_before_any_imagery_is_read(
-    given: dict[str, str],
-    kind: type[Exception],
-    sentence: str,
-    session: Session,
-    package: Path,
-    place: Path,
+    given: dict[str, Any], sentence: str, session: Session, package: Path, place: Path
 ) -> None:
-    with pytest.raises(kind, match=sentence):
+    Store.from_environment().write(b"mine", Location.parse("s3://casbah/maps/taken/notes.txt"))
+    events: list[dict[str, Any]] = []
+    values = {"aoi": "sample", "stac": "sample", "model": f"models:/{NAME}@champion", "to": TO} | given
+    with pytest.raises(InputError, match=sentence):
+        local.run(package, values, directory=place / "refused", environment=session.environment, watch=events.append)
+    steps = {event["step"] for event in events if event["event"] == "start"}
+    assert "fetch" in steps
+    assert "ingest" not in steps
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"to": "runs/map"}, r"^to is 'runs/map'; an address in a bucket is wanted"),
+        ({"model": "runs/unet"}, "'runs/unet' is no address of a registered model"),
+        ({"minimum_area": "-5"}, "minimum_area is -5; 0 square metres or more is wanted"),
+        ({"cell_size": "-3"}, "cell_size is -3; 0 metres or more is wanted"),
+    ],
+)
+def test_a_parameter_that_no_step_takes_is_told_before_anything_is_started(
+    given: dict[str, str], sentence: str, session: Session, package: Path, place: Path
+) -> None:
+    with pytest.raises(InputError, match=sentence):
         drawn(session, package, place / "bad", **given)
-    assert not (place / "bad").exists()

@@ -240,20 +240,6 @@ def test_an_address_that_is_not_there_or_refuses_is_one_sentence(
     assert not (tmp_path / "map").exists()
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Stack]:
-    directory = tmp_path_factory.mktemp("predict") / "stack"
-    yield stack.up(directory)
-    stack.down(directory)
-
-
-@pytest.fixture
-def served(running: stack.Stack, monkeypatch: pytest.MonkeyPatch) -> stack.Stack:
-    for name, value in running.environment().items():
-        monkeypatch.setenv(name, value)
-    return running
-
-
 def test_a_raster_in_the_object_store_is_mapped_with_the_stores_own_credentials(
     served: stack.Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 from builders import make_tiles
 from catalogues import Site, serve
-from conftest import ROOT
 from predictors import write_raster
 
 import casbah
@@ -37,6 +36,8 @@ from casbah.register import register
 from casbah.stack.process import free_ports
 
 pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
 
 NAME = "casbah-buildings"
 URI = f"models:/{NAME}@champion"

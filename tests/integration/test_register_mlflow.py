@@ -1,7 +1,6 @@
 """Versions, champion and challenger in a real MLflow with a real object store."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -27,19 +26,10 @@ pytestmark = pytest.mark.integration
 GRID = Grid("EPSG:32631", 500_000.0, 4_060_000.0, 512, 512)
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Stack]:
-    directory = tmp_path_factory.mktemp("register") / "stack"
-    yield stack.up(directory)
-    stack.down(directory)
-
-
 @pytest.fixture
-def served(running: stack.Stack, monkeypatch: pytest.MonkeyPatch) -> stack.Stack:
-    for name, value in running.environment().items():
-        monkeypatch.setenv(name, value)
-    mlflow.set_tracking_uri(running.tracking_uri)
-    return running
+def served(served: stack.Stack) -> stack.Stack:
+    mlflow.set_tracking_uri(served.tracking_uri)
+    return served
 
 
 @pytest.fixture(scope="module")

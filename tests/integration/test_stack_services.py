@@ -12,7 +12,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -28,14 +27,6 @@ from casbah.storage import BUCKET, Location, Store
 pytestmark = pytest.mark.integration
 
 CASBAH = str(Path(sys.executable).parent / "casbah")
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Stack]:
-    directory = tmp_path_factory.mktemp("one") / "stack"
-    started = stack.up(directory)
-    yield started
-    stack.down(directory)
 
 
 def store_of(running: stack.Stack) -> Store:

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from workflow_rules import CASBAH, commands, targets, unknown_to_casbah
+from workflow_rules import CASBAH, commands, unknown_to_casbah, unknown_to_make
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -81,11 +81,7 @@ def _refused(line: str, whole: bool) -> Iterator[str]:
         said = said.replace('"', "")
     for words in commands(said):
         if words and words[0] == "make":
-            yield from (
-                f"make has no target {one}"
-                for one in words[1:]
-                if "=" not in one and not one.startswith("-") and one not in targets()
-            )
+            yield from unknown_to_make(words[1:])
         elif words and CASBAH.fullmatch(words[0]) and words[-1] == "--help":
             yield from (
                 f"{line.strip()}: {what}" for what in unknown_to_casbah(words[1:-1], whole=False) if words[1:-1]
@@ -154,6 +150,8 @@ def test_a_link_that_leads_nowhere_is_seen(link: str) -> None:
         "```console\n$ casbah ingest --areas town.geojson\n```",
         '```\ncasbah up && eval "$(casbah up --envy)"\n```',
         "```\nmake coffee\n```",
+        "```\nmake images REGISTER=ghcr.io/me\n```",
+        "```\ncasbah weights miror x\n```",
         "so `casbah finetune --configuration X` it is",
         "with `casbah dance`",
     ],

@@ -111,8 +111,7 @@ def test_too_many_or_too_fine_outlines_are_thinned_and_it_is_said(
 
 
 def test_a_large_scene_is_thinned_and_it_is_said(town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("page", "webmap"):
-        monkeypatch.setattr(f"casbah.figures.{module}.MAXIMUM_SIDE", 128)
+    monkeypatch.setattr("casbah.figures.webmap.MAXIMUM_SIDE", 128)
     made = visualize(scene=town / "scene", prediction=town / "prediction", output=tmp_path / "map.html")
     area = data_of(made)["areas"][0]
     for uri in area["layers"].values():

@@ -513,19 +513,28 @@ def test_a_disk_without_room_is_told_before_anything_is_computed(
     assert made[0].windows == 0
 
 
+class Stopped(Surroundings):
+    """Is stopped by its user at the ninth window."""
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        if self.windows > 8:
+            raise KeyboardInterrupt
+        return super().probabilities(images)
+
+
+def stopped_midway(model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A raster of which a part is mapped already, to `folder` / map."""
+    raster = write_raster(folder / "r.tif", pixels(700, 700))
+    use(monkeypatch, Stopped)
+    with pytest.raises(KeyboardInterrupt):
+        predict(model, raster, folder / "map")
+    return raster
+
+
 def test_a_rerun_needs_no_room_for_what_it_finished_already(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Broken(Surroundings):
-        def probabilities(self, images: np.ndarray) -> np.ndarray:
-            if self.windows > 8:
-                raise KeyboardInterrupt
-            return super().probabilities(images)
-
-    raster = write_raster(tmp_path / "r.tif", pixels(700, 700))
-    use(monkeypatch, Broken)
-    with pytest.raises(KeyboardInterrupt):
-        predict(model, raster, tmp_path / "map")
+    raster = stopped_midway(model, tmp_path, monkeypatch)
     kept = sum(path.stat().st_size for path in tmp_path.glob(".map.predict-*/block_*.tif"))
     assert kept > 100_000
     use(monkeypatch)
@@ -580,16 +589,7 @@ def test_a_killed_run_leaves_nothing_that_opens_and_its_rerun_goes_on_to_the_sam
 def test_blocks_of_other_settings_are_not_gone_on_from_and_are_told(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Broken(Surroundings):
-        def probabilities(self, images: np.ndarray) -> np.ndarray:
-            if self.windows > 8:
-                raise KeyboardInterrupt
-            return super().probabilities(images)
-
-    raster = write_raster(tmp_path / "r.tif", pixels(700, 700))
-    use(monkeypatch, Broken)
-    with pytest.raises(KeyboardInterrupt):
-        predict(model, raster, tmp_path / "map")
+    raster = stopped_midway(model, tmp_path, monkeypatch)
     (kept,) = left_behind(tmp_path)
     made = use(monkeypatch)
     predict(model, raster, tmp_path / "map", threshold=0.3)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tools import missing
-from workflow_rules import complaints, read, shown
+from workflow_rules import complaints, read
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -177,17 +177,6 @@ def test_nothing_is_pushed_before_it_was_started_and_scanned() -> None:
 def test_under_ci_a_test_without_its_program_fails() -> None:
     assert read(TEXTS["ci"])["env"]["CASBAH_CI"] == "1"
     assert "export CASBAH_CI=1" in (ROOT / ".ci" / "run").read_text().splitlines()
-
-
-@pytest.mark.parametrize("guide", ["README.md", "docs/deployment.md", "docs/ci.md"])
-def test_commands_that_a_guide_shows_are_ones_that_make_and_casbah_know(guide: str) -> None:
-    text = (ROOT / guide).read_text()
-    assert list(shown(text)) == []
-    broken = "```\ncasbah weights miror x\nmake imagse\ncasbah sample publish\n```\n"
-    found = " ".join(shown(text + broken))
-    assert "no command 'miror'" in found
-    assert "no target imagse" in found
-    assert "casbah sample publish refuses these words" in found
 
 
 def test_a_retraining_says_where_and_as_whom_it_submits_and_the_guide_names_all_that_it_wants() -> None:

@@ -1,4 +1,4 @@
-"""`casbah ingest`: from a STAC search to a scene."""
+"""`casbah ingest`: from a STAC search to a scene; `casbah cells`: the grid cells that a large area is read in."""
 
 from pathlib import Path
 
@@ -78,7 +78,9 @@ def cells(
     side: float | None = typer.Option(
         None, min=0, help="Side of a cell in metres, rounded to whole blocks.  [default: 30 km; up to 60 km are one]"
     ),
-    block: float = typer.Option(640.0, min=10, help="Side of the blocks that no cell cuts, in metres."),
+    block: float | None = typer.Option(
+        None, min=10, help="Side of the blocks that no cell cuts, in metres.  [default: 640, as for a map]"
+    ),
 ) -> None:
     """List the grid cells of a large area, which `casbah ingest --cell` reads one by one.
 
@@ -90,7 +92,8 @@ def cells(
     """
     from casbah.ingest import cells as grid_cells
     from casbah.ingest.area import read_area
+    from casbah.pipeline.plan import BLOCK
 
-    for name in grid_cells.plan(read_area(aoi), block=block, side=side):
+    for name in grid_cells.plan(read_area(aoi), block=block or BLOCK, side=side):
         if name:
             typer.echo(name)

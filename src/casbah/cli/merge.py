@@ -19,10 +19,6 @@ def merge(
     Example: casbah merge runs/map-west runs/map-east --output runs/map
     """
     from casbah.predict import merge as run
+    from casbah.predict.describe import summary
 
-    made = run(predictions, output)
-    of_what = "SIMULATED  " if made.info.simulated else ""
-    rows, cols = made.grid.shape
-    typer.echo(f"{of_what}{made.info.model.name} on {made.info.scene}: {rows} x {cols} pixels")
-    for name in ("probability.tif", "mask.tif"):
-        typer.echo(made.path / name)
+    typer.echo(summary(run(predictions, output)))

@@ -208,7 +208,7 @@ def estimate_(
         float | None,
         typer.Option(help="Square kilometres, where `aoi` is not to be read.", show_default=False),
     ] = None,
-    pipeline: _PIPELINE = "building_footprints",
+    pipeline: Annotated[str, typer.Option(help="building_footprints or compare_experiments.")] = "building_footprints",
 ) -> None:
     """Estimate the GPU hours and the storage of a run before it runs, to an order of magnitude.
 
@@ -221,10 +221,16 @@ def estimate_(
     from rich.console import Console
     from rich.table import Table
 
+    from casbah.errors import InputError
     from casbah.pipeline import compiled, inputs
     from casbah.pipeline.estimate import area_of, assumptions, check_area, estimate
     from casbah.pipeline.session import split_arguments
 
+    if pipeline == compiled.MAP:
+        raise InputError(
+            f"a run of {pipeline} trains nothing that could be estimated; {compiled.FOOTPRINTS} or "
+            f"{compiled.COMPARISON} is wanted"
+        )
     with tempfile.TemporaryDirectory() as folder:
         package = compiled.compile_pipeline(Path(folder) / "pipeline.yaml", pipeline=pipeline)
         given = compiled.arguments(package, split_arguments(arguments or []))

@@ -1,15 +1,12 @@
 """The `predict` command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from casbah.cli.register import TRACKING
 from casbah.cli.root import app
-
-if TYPE_CHECKING:
-    from casbah.products.prediction import Prediction
 
 
 @app.command()
@@ -49,6 +46,7 @@ def predict(
     Example: casbah predict --model models:/casbah-buildings@champion --scene work/scene --output work/map
     """
     from casbah.predict import predict as stage
+    from casbah.predict.describe import summary
 
     done = stage(
         model,
@@ -63,25 +61,4 @@ def predict(
         device=device,
         tracking_uri=tracking_uri,
     )
-    typer.echo(_facts(done))
-    for name in ("probability.tif", "mask.tif"):
-        typer.echo(done.path / name)
-
-
-def _facts(done: "Prediction") -> str:
-    """What the map shows, in a line."""
-    import numpy as np
-    from rasterio.windows import Window
-
-    building = observed = 0
-    rows, cols = done.grid.shape
-    for top in range(0, rows, 512):
-        values = done.mask(Window(0, top, cols, min(512, rows - top)))
-        building += int(np.count_nonzero(values == 1))
-        observed += int(np.count_nonzero(values != 255))
-    info, share = done.info, 100 * building / observed
-    return (
-        f"{'SIMULATED  ' if info.simulated else ''}{info.model.name} on {info.scene}: {share:.2f} % "
-        f"of {observed / 1e6:.2f} million observed pixels are building at {info.threshold:.3f}; "
-        f"{100 * info.unlike['share']:.1f} % look unlike the training data"
-    )
+    typer.echo(summary(done))

@@ -20,6 +20,7 @@ def _root(
 ) -> None:
     """Maps buildings from Sentinel-2 by fine-tuning geospatial foundation models.
 
-    The stages, in order: ingest, label, tile, finetune, evaluate, register, predict. `casbah demo` runs them all on a
-    simulated town; `casbah COMMAND --help` explains each one with an example.
+    The stages, in order: ingest, label, tile, finetune, evaluate, register; and from a model to a map: predict,
+    footprints, publish. `casbah demo` runs those up to register on a simulated town; `casbah COMMAND --help` explains
+    each one with an example.
     """

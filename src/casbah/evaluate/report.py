@@ -21,7 +21,7 @@ from casbah.figures.colour import (
 )
 from casbah.figures.webmap import Canvas, environment, render_map
 from casbah.products.evaluation import EvaluationMetrics
-from casbah.scoring import FEWEST_BLOCKS, SCORES, iou
+from casbah.scoring import FEWEST_BLOCKS, SCORES, SCORES_IN_WORDS, iou
 
 ENOUGH = 30
 """Building pixels that a block needs to be shown as best, median or worst: fewer make an IoU of chance."""
@@ -31,8 +31,6 @@ PANEL_SIDE = 256
 
 SAMPLE = 400
 """Pixels a block that the colour stretch is taken from."""
-
-SHARE_WORDS = {"iou": "IoU", "f1": "F1", "precision": "precision", "recall": "recall"}
 
 
 def write_report(directory: Path, metrics: EvaluationMetrics, scored: Scored, cases: Cases) -> None:
@@ -167,7 +165,7 @@ def _context(metrics: EvaluationMetrics, cases: Cases) -> dict[str, Any]:
     return {
         "m": metrics,
         "rows": [(name, [getattr(scores, s).text() for s in SCORES]) for name, scores in rows],
-        "heads": [SHARE_WORDS[s] for s in SCORES],
+        "heads": [SCORES_IN_WORDS[s] for s in SCORES],
         "blocks": [
             {"block": b.block, "fold": b.fold, "building": b.tp + b.fn, "pixels": b.tp + b.fp + b.fn + b.tn}
             | {"iou": _number(_iou(b)), "tp": b.tp, "fp": b.fp, "fn": b.fn, "tn": b.tn}

@@ -16,7 +16,7 @@ from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
-from casbah.figures.colour import FALSE_ALARM, FOUND, MISSED, SPLITS, TRUTH, split_colours
+from casbah.figures.colour import FALSE_ALARM, FOUND, MISSED, SPLITS, TRUTH, rgb, split_colours
 
 DPI = 110
 SIMULATED = "SIMULATED DATA"
@@ -80,7 +80,7 @@ def panels(rows: Sequence[Panel], resolution: float, simulated: bool, attributio
         line[0].set_ylabel(panel.title, fontsize=9)
         scale_bar(line[0], resolution, panel.colour.shape[1])
     names = {"building (truth)": TRUTH, "found": FOUND, "false alarm": FALSE_ALARM, "missed": MISSED}
-    handles = [Patch(facecolor=_rgb(c), edgecolor="#666", label=name) for name, c in names.items()]
+    handles = [Patch(facecolor=rgb(c), edgecolor="#666", label=name) for name, c in names.items()]
     # It lies beside the colour bar, which already makes room for it: the layout need not.
     place = {"loc": "upper left", "bbox_to_anchor": (0, -0.06), "borderaxespad": 0}
     axes[-1, 0].legend(handles=handles, ncols=4, fontsize=9, frameon=False, **place).set_in_layout(False)
@@ -105,7 +105,7 @@ def reliability(
     top, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     top.plot([0, 1], [0, 1], color="#888", lw=1, ls="--", label="perfect")
     where = [b["probability"] for b in curve]
-    top.plot(where, [b["observed"] for b in curve], "o-", color=_rgb(FOUND), ms=4, label=f"model (ECE {ece:.3f})")
+    top.plot(where, [b["observed"] for b in curve], "o-", color=rgb(FOUND), ms=4, label=f"model (ECE {ece:.3f})")
     top.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is building")
     top.set_title("Reliability" + (f" — {SIMULATED}" if simulated else ""), fontsize=10, loc="left")
     top.legend(frameon=False, fontsize=9, loc="upper left")
@@ -136,7 +136,7 @@ def block_map(
     else:
         figure = Figure(figsize=(11, min(9.0, 1.6 + 5.0 * shape)), dpi=DPI, layout="constrained")
         by_score, by_split = figure.subplots(1, 2)
-    colours = {name: _rgb(c) for name, c in split_colours([b.split for b in blocks]).items()}
+    colours = {name: rgb(c) for name, c in split_colours([b.split for b in blocks]).items()}
     highest = max((b.score for b in blocks if b.score), default=1.0)
     scale = ScalarMappable(Normalize(0, highest), "viridis")
     for axis in (by_score, by_split):
@@ -206,10 +206,6 @@ def credit(figure: Figure, attribution: Sequence[str]) -> None:
 
 def _outline(colour: str) -> list[AbstractPathEffect]:
     return [withStroke(linewidth=2, foreground=colour)]
-
-
-def _rgb(colour: tuple[int, int, int]) -> tuple[float, float, float]:
-    return colour[0] / 255, colour[1] / 255, colour[2] / 255
 
 
 def bare(axis: Axes) -> None:

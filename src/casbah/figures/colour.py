@@ -34,6 +34,11 @@ OUTLINE = (0, 255, 170)
 from outcomes and splits."""
 
 
+def rgb(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+    """A colour of 0 to 255 as matplotlib takes it."""
+    return colour[0] / 255, colour[1] / 255, colour[2] / 255
+
+
 def display_bands(available: Sequence[str], wanted: Sequence[str] = TRUE_COLOUR) -> tuple[str, str, str]:
     """The three bands to show as red, green, blue: `wanted` where all are there, else the first band in grey."""
     names = [band(name).name for name in wanted]

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
 from casbah.figures.charts import DPI, SIMULATED, bare, credit, png_of, scale_bar
-from casbah.figures.colour import CYCLE, split_colours
+from casbah.figures.colour import CYCLE, FOUND, rgb, split_colours
 from casbah.products.comparison import ComparisonFacts
 
 MARKERS = "os^Dvp*X"
@@ -84,7 +84,7 @@ def forest(facts: ComparisonFacts) -> Figure:
     rows = [row for row in facts.rows if row.iou.value is not None]
     figure = Figure(figsize=(7.2, 1.5 + 0.3 * len(rows)), layout="constrained")
     axis = figure.subplots()
-    blue, grey = (0, 114 / 255, 178 / 255), "#777"
+    blue, grey = rgb(FOUND), "#777"
     best = next((row.iou.value for row in rows if row.verdict == "best"), None)
     if best is not None:
         axis.axvline(best, color=grey, lw=0.8, ls="--", zorder=1)

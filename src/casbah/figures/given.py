@@ -1,6 +1,6 @@
 """What a picture is to be made of: products, opened and held against each other, and read no finer than it shows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +16,12 @@ from casbah.bands import band
 from casbah.blocks import place
 from casbah.errors import InputError
 from casbah.figures.charts import BlockOutline
-from casbah.figures.colour import stretch_limits, stretched
+from casbah.figures.colour import TRUE_COLOUR, stretch_limits, stretched
 from casbah.grid import Grid
 from casbah.products.comparison import Comparison
 from casbah.products.evaluation import Evaluation
 from casbah.products.footprints import FootprintSet
-from casbah.products.labels import LabelSet
+from casbah.products.labels import IGNORE, LabelSet
 from casbah.products.manifest import Product
 from casbah.products.prediction import Prediction
 from casbah.products.scene import Period, Scene
@@ -56,7 +56,7 @@ class Given:
     evaluation: Evaluation | None = None
     comparison: Comparison | None = None
     period: int = 0
-    bands: tuple[str, ...] = ("B04", "B03", "B02")
+    bands: tuple[str, ...] = TRUE_COLOUR
 
     @classmethod
     def open(cls, paths: dict[str, Path], period: int, bands: Sequence[str]) -> "Given":
@@ -67,10 +67,6 @@ class Given:
         given = cls(**opened, period=period, bands=tuple(bands))
         given._check()
         return given
-
-    @property
-    def names(self) -> set[str]:
-        return {name for name in KINDS if getattr(self, name) is not None}
 
     def _check(self) -> None:
         whole = [one for one in (self.scene, self.prediction, self.labels) if one is not None]
@@ -218,13 +214,15 @@ class View:
         """0 background, 1 building, 255 not observed, of the pixels picked."""
         return self.picked(prediction.mask_path)
 
+    def outcomes(self, prediction: Prediction, labels: LabelSet) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
+        """What is called building, and the truth, unknown too where nothing was observed."""
+        called, truth = self.called(prediction), self.truth(labels)
+        truth[called == IGNORE] = IGNORE
+        return called == 1, truth
+
     def probability(self, prediction: Prediction) -> NDArray[np.float32]:
         """P(building) of the pixels picked, NaN where nothing was observed."""
-        values = self.picked(prediction.probability_path)
-        found = values.astype(np.float32)
-        found /= prediction.info.steps
-        found[values == prediction.info.nodata] = np.nan
-        return found
+        return prediction.info.probability_of(self.picked(prediction.probability_path))
 
     def unlike(self, prediction: Prediction) -> NDArray[np.bool_]:
         """Which of the pixels picked lie in cells that look unlike the training data."""
@@ -242,7 +240,7 @@ class View:
         return found
 
 
-def lattice_outlines(blocks: dict[str, Sequence[str]], grid: Grid) -> list[BlockOutline]:
+def lattice_outlines(blocks: Mapping[str, Sequence[str]], grid: Grid) -> list[BlockOutline]:
     """Blocks by split (ids of the UTM lattice) as outlines in pixels of a grid; those that lie off it are left out.
 
     Of a block of another zone the box around it is taken.

@@ -22,10 +22,12 @@ from casbah.figures.colour import (
     MISSED,
     OUTLINE,
     SPLITS,
+    TRUE_COLOUR,
     TRUTH,
     UNKNOWN,
     backdrop,
     error_colours,
+    rgb,
 )
 from casbah.figures.given import (
     Given,
@@ -151,7 +153,7 @@ def splits_map(given: Given) -> Figure:
         bare(axis)
         axis.set(xlim=xlim, ylim=ylim, aspect="equal")
         for b in outlines:
-            face = _unit(SPLITS[b.split])
+            face = rgb(SPLITS[b.split])
             axis.add_patch(Rectangle((b.left, b.top), b.cols, b.rows, facecolor=face, edgecolor="white", lw=1.5))
         handles = _split_handles({b.split for b in outlines} | {str(one.get_label()) for one in handles}, filled=True)
         _title(axis, f"{name}: blocks by split", info.simulated)
@@ -251,10 +253,10 @@ def _draw_cover(axis: Axes, given: Given, view: View) -> Handles:
     assert given.labels is not None
     cover = view.cover(given.labels)
     painted = np.zeros((*cover.shape, 4))
-    painted[..., :3] = _unit(TRUTH)
+    painted[..., :3] = rgb(TRUTH)
     painted[..., 3] = np.where(cover == IGNORE, 0, np.minimum(cover, 100) / 100 * 0.85)
     axis.imshow(painted, extent=view.extent, interpolation="nearest")
-    return [Patch(facecolor=_unit(TRUTH), edgecolor="#555", label="building cover")]
+    return [Patch(facecolor=rgb(TRUTH), edgecolor="#555", label="building cover")]
 
 
 def _draw_truth(axis: Axes, given: Given, view: View) -> Handles:
@@ -265,7 +267,7 @@ def _draw_truth(axis: Axes, given: Given, view: View) -> Handles:
     painted[truth == IGNORE] = (*UNKNOWN, 90)
     axis.imshow(painted, extent=view.extent, interpolation="nearest")
     cover = given.labels.info.building_cover
-    handles: Handles = [Patch(facecolor=_unit(BUILDING), label=f"buildings cover ≥ {cover} %")]
+    handles: Handles = [Patch(facecolor=rgb(BUILDING), label=f"buildings cover ≥ {cover} %")]
     return handles + _unknown_handle(truth == IGNORE)
 
 
@@ -301,10 +303,9 @@ def _draw_probability(axis: Axes, given: Given, view: View) -> Handles:
 def _draw_errors(axis: Axes, given: Given, view: View) -> Handles:
     assert given.prediction is not None
     assert given.labels is not None
-    called, truth = view.called(given.prediction), view.truth(given.labels)
-    truth[called == 255] = IGNORE
-    painted = error_colours(called == 1, truth)
-    outlines = lattice_outlines(dict(given.seen), given.grid)
+    called, truth = view.outcomes(given.prediction, given.labels)
+    painted = error_colours(called, truth)
+    outlines = lattice_outlines(given.seen, given.grid)
     axis.imshow(painted, extent=view.extent, interpolation="nearest")
     if outlines:
         veil = np.zeros((*view.shape, 4))
@@ -313,17 +314,17 @@ def _draw_errors(axis: Axes, given: Given, view: View) -> Handles:
         if given.tiles is None:
             _draw_outlines(axis, outlines, thin=True)
     names = {"found": FOUND, "missed": MISSED, "false alarm": FALSE_ALARM}
-    handles: Handles = [Patch(facecolor=_unit(colour), label=name) for name, colour in names.items()]
+    handles: Handles = [Patch(facecolor=rgb(colour), label=name) for name, colour in names.items()]
     handles += _unknown_handle(truth == IGNORE)
     seen = [split for split in SEEN if any(b.split == split for b in outlines)]
     return handles + [
-        Patch(facecolor="white", edgecolor=_unit(SPLITS[split]), label=f"pale: {SEEN[split]}", lw=1.2) for split in seen
+        Patch(facecolor="white", edgecolor=rgb(SPLITS[split]), label=f"pale: {SEEN[split]}", lw=1.2) for split in seen
     ]
 
 
 def _draw_outlines(axis: Axes, outlines: Sequence[BlockOutline], thin: bool = False) -> None:
     for b in outlines:
-        edge = _unit(SPLITS[b.split])
+        edge = rgb(SPLITS[b.split])
         patch = axis.add_patch(
             Rectangle((b.left, b.top), b.cols, b.rows, facecolor="none", edgecolor=edge, lw=0.7 if thin else 1.5)
         )
@@ -341,8 +342,8 @@ def _draw_polygons(axis: Axes, given: Given) -> Handles:
     for ring in rings:
         points = shapely.get_coordinates(ring)
         lines.append((points - (grid.west, grid.north)) / (grid.resolution, -grid.resolution))
-    drawn = LineCollection(lines, colors=[_unit(OUTLINE)], linewidths=0.45)
-    key = Line2D([], [], color=_unit(OUTLINE), lw=1.2, label=f"{len(table):,} footprints")
+    drawn = LineCollection(lines, colors=[rgb(OUTLINE)], linewidths=0.45)
+    key = Line2D([], [], color=rgb(OUTLINE), lw=1.2, label=f"{len(table):,} footprints")
     for one, width in ((drawn, 0.95), (key, 2.4)):
         one.set_path_effects([withStroke(linewidth=width, foreground="#1d2733")])
     axis.add_collection(drawn, autolim=False)
@@ -352,13 +353,13 @@ def _draw_polygons(axis: Axes, given: Given) -> Handles:
 def _split_handles(splits: set[str], filled: bool = False) -> Handles:
     found: Handles = []
     for name in (name for name in SPLITS if name in splits):
-        colour = _unit(SPLITS[name])
+        colour = rgb(SPLITS[name])
         found.append(Patch(label=name, facecolor=colour if filled else "none", edgecolor=colour, lw=1.5))
     return found
 
 
 def _unknown_handle(unknown: np.ndarray) -> Handles:
-    return [Patch(facecolor=(*_unit(UNKNOWN), 90 / 255), label="unknown")] if unknown.any() else []
+    return [Patch(facecolor=(*rgb(UNKNOWN), 90 / 255), label="unknown")] if unknown.any() else []
 
 
 def _key(axis: Axes, handles: Handles, side: float, columns: int) -> float:
@@ -391,7 +392,7 @@ def _scene_title(given: Given) -> str:
     assert given.scene is not None
     info = given.scene.info
     names = [band(name).name for name in given.bands]
-    shown = "true colour" if names == ["B04", "B03", "B02"] else " ".join(names)
+    shown = "true colour" if names == list(TRUE_COLOUR) else " ".join(names)
     return f"Sentinel-2 {info.level}, {dates_of([info.periods[given.period]])}, {shown}"
 
 
@@ -400,7 +401,3 @@ def _prediction_title(given: Given) -> str:
     info = given.prediction.info
     when = dates_of(info.periods)
     return f"P(building) of {info.model.name}" + (f", {when}" if when else "")
-
-
-def _unit(colour: tuple[int, int, int]) -> tuple[float, float, float]:
-    return colour[0] / 255, colour[1] / 255, colour[2] / 255

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from casbah.figures.charts import BlockOutline
 from casbah.figures.colour import UNKNOWN, error_colours, probability_colours, truth_colours
 from casbah.figures.given import Given, View, dates_of, lattice_outlines, polygons_on, tile_outlines
-from casbah.figures.webmap import MAXIMUM_SIDE, Canvas, render_map
+from casbah.figures.webmap import Canvas, render_map
 from casbah.grid import Grid
-from casbah.products.labels import IGNORE
 from casbah.scoring import iou
 
 POLYGONS = 50_000
@@ -38,8 +37,8 @@ NODES = 5_000.0
 def page(given: Given) -> str:
     """An HTML page that needs nothing but itself; what was thinned for it is said in its footer."""
     grid = given.grid
-    view = View.of(grid, MAXIMUM_SIDE)
     canvas = Canvas("area", 0, 0, grid.cols, grid.rows, grid.resolution, _blocks(given, grid))
+    view = View(grid, canvas.step)
     notes = [f"pictures are thinned to {view.step * grid.resolution:g} m" if view.step > 1 else ""]
     _paint(canvas, given, view)
     canvas.geo = places(grid)
@@ -80,14 +79,12 @@ def _paint(canvas: Canvas, given: Given, view: View) -> None:
     unlike = view.unlike(given.prediction)
     canvas.layers["unlike"] = np.where(unlike[..., None], (*UNKNOWN, 150), 0).astype(np.uint8)
     if given.labels is not None:
-        called, truth = view.called(given.prediction), view.truth(given.labels)
-        truth[called == 255] = IGNORE
-        canvas.layers["error"] = error_colours(called == 1, truth)
+        canvas.layers["error"] = error_colours(*view.outcomes(given.prediction, given.labels))
 
 
 def _blocks(given: Given, grid: Grid) -> list[BlockOutline]:
     """Blocks of the tiles, else those that the model has seen; those that were scored with their IoU."""
-    found = tile_outlines(given.tiles, grid) if given.tiles else lattice_outlines(dict(given.seen), grid)
+    found = tile_outlines(given.tiles, grid) if given.tiles else lattice_outlines(given.seen, grid)
     if given.evaluation is None:
         return found
     metrics = given.evaluation.metrics

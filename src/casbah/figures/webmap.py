@@ -118,7 +118,6 @@ def render_map(
                 "splits": {name: _css(colour) for name, colour in split_colours(names).items()},
                 "start": start or {},
                 "outline": _css(OUTLINE),
-                "unknown": _css(UNKNOWN),
             },
             attribution=list(attribution),
             simulated=simulated,

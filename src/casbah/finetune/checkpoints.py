@@ -3,11 +3,10 @@
 A run is named by its configuration, its tiles and the code that trains: another code never goes on from them.
 """
 
-import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -18,6 +17,7 @@ import casbah
 from casbah.errors import CasbahError, InputError, WorldError
 from casbah.finetune.experiment import digest
 from casbah.progress import say
+from casbah.sources import digest_of_sources
 from casbah.storage import BUCKET, Location, Store, endpoint
 
 LAST = "last.ckpt"
@@ -37,16 +37,6 @@ def run_key(config: str, tiles: str) -> str:
 def code() -> str:
     """Digest of the code that trains."""
     return digest_of_sources(TRAINS)
-
-
-def digest_of_sources(folders: Sequence[Path]) -> str:
-    """sha256 over names and bytes of the Python files in `folders`."""
-    found = hashlib.sha256()
-    for folder in folders:
-        for file in sorted(folder.rglob("*.py")):
-            content = hashlib.sha256(file.read_bytes()).hexdigest()
-            found.update(f"{folder.name}/{file.relative_to(folder).as_posix()} {content}\n".encode())
-    return found.hexdigest()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from casbah.finetune.experiment import check_range
 from casbah.finetune.subset import training_rows
 from casbah.models import backbones, graph, network
 from casbah.models.normalisation import Normalisation
+from casbah.models.symmetries import DIHEDRAL
 from casbah.products.tiles import Split, TileSet
 from casbah.seeds import checked_seed
 
@@ -125,7 +126,7 @@ class TileBatches(Dataset[dict[str, Any]]):
         cover = np.take(self.split.cover, batch.rows, axis=0) if self.soft else None
         images = np.empty(raw.shape, np.float32)
         if self.augment:
-            codes = self._draws(batch.epoch).integers(len(network.DIHEDRAL), size=len(self.split))[batch.rows]
+            codes = self._draws(batch.epoch).integers(len(DIHEDRAL), size=len(self.split))[batch.rows]
             raw, masks = _turned(raw, codes), _turned(masks, codes)
             cover = None if cover is None else _turned(cover, codes)
         self.normalisation.apply(raw, images)
@@ -166,7 +167,7 @@ def _turned(arrays: NDArray[Any], codes: NDArray[np.int64]) -> NDArray[Any]:
     turned = np.empty_like(arrays)
     for code in np.unique(codes):
         chosen = codes == code
-        turns, flip = network.DIHEDRAL[code]
+        turns, flip = DIHEDRAL[code]
         part = np.rot90(arrays[chosen], turns, (-2, -1))
         turned[chosen] = part[..., ::-1] if flip else part
     return turned

@@ -8,16 +8,11 @@ import shapely
 from rasterio.warp import transform_bounds
 
 from casbah.footprints.objects import ALL, SIZES
-from casbah.footprints.writing import BLOCKS, FLATGEOBUF, GEOPACKAGE, PARQUET
-from casbah.products.footprints import FootprintInfo
+from casbah.products.evaluation import Interval
+from casbah.products.footprints import BLOCKS, FLATGEOBUF, GEOPACKAGE, PARQUET, FootprintInfo
 from casbah.products.manifest import sha256_of
 from casbah.products.prediction import Prediction
-
-EXTENSIONS = (
-    "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
-    "https://stac-extensions.github.io/file/v2.1.0/schema.json",
-    "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
-)
+from casbah.stac import EXTENSIONS, STAC_VERSION, as_geojson
 
 ASSETS = {
     PARQUET: ("application/vnd.apache.parquet", "Polygons as GeoParquet"),
@@ -31,7 +26,7 @@ def stac_item(info: FootprintInfo, prediction: Prediction, folder: Path, output:
     """`item.json` of the files that lie in `folder` and will lie in `output`."""
     grid = prediction.grid
     bounds = transform_bounds(grid.crs, "EPSG:4326", *grid.bounds, densify_pts=21)
-    origin = str(prediction.item.get("id", prediction.path.name))
+    origin = str(prediction.item["id"])
     properties = {
         **_times(info, prediction),
         "title": "SIMULATED footprints" if info.simulated else "Footprints of built-up patches",
@@ -46,10 +41,10 @@ def stac_item(info: FootprintInfo, prediction: Prediction, folder: Path, output:
     }
     return {
         "type": "Feature",
-        "stac_version": "1.1.0",
-        "stac_extensions": list(EXTENSIONS),
+        "stac_version": STAC_VERSION,
+        "stac_extensions": [EXTENSIONS[name] for name in ("projection", "file", "processing")],
         "id": f"{origin}-footprints",
-        "geometry": shapely.geometry.mapping(shapely.box(*bounds)),
+        "geometry": as_geojson(shapely.box(*bounds)),
         "bbox": list(bounds),
         "properties": properties,
         "links": [
@@ -81,11 +76,10 @@ def _asset(path: Path, media: str, title: str) -> dict[str, Any]:
 
 
 def _times(info: FootprintInfo, prediction: Prediction) -> dict[str, str | None]:
-    """When the imagery was taken; of a raster that does not say it, when the prediction was made."""
+    """When the imagery was taken; of a raster that does not say it, what the prediction's own item has."""
     days = sorted(day[:10] for period in info.periods for day in (period.dates or (period.start, period.end)))
     if not days:
-        made = prediction.manifest.created.replace("+00:00", "Z")
-        return {"datetime": prediction.item.get("properties", {}).get("datetime") or made}
+        return {"datetime": prediction.item["properties"]["datetime"]}
     return {
         "datetime": None,
         "start_datetime": f"{days[0]}T00:00:00Z",
@@ -131,8 +125,4 @@ def _table(ground: str, told: dict[str, Any]) -> list[str]:
 
 
 def _shown(score: dict[str, float | None]) -> str:
-    if score["value"] is None:
-        return "undefined"
-    if score["low"] is None or score["high"] is None:
-        return f"{score['value']:.3f}"
-    return f"{score['value']:.3f} ({score['low']:.3f}-{score['high']:.3f})"
+    return Interval.model_validate(score).text()

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from casbah.footprints.describe import stac_item
 from casbah.footprints.ground import Ground, is_side
 from casbah.footprints.objects import check, object_scores, shift_of
 from casbah.footprints.shaping import Forms, shaped, without_small_holes
-from casbah.footprints.writing import BLOCKS, FLATGEOBUF, GEOPACKAGE, PARQUET, dates, write_parquet, write_vector
+from casbah.footprints.writing import dates, write_parquet, write_vector
 from casbah.grid import Grid
-from casbah.products.footprints import MEANING, FootprintInfo, FootprintSet
+from casbah.products.footprints import BLOCKS, FLATGEOBUF, GEOPACKAGE, MEANING, PARQUET, FootprintInfo, FootprintSet
 from casbah.products.labels import LabelSet
 from casbah.products.manifest import check_target
 from casbah.products.prediction import Prediction
@@ -151,7 +152,7 @@ class _Drawn:
     def __init__(self, made: list[Outline], steps: int, ground: Ground) -> None:
         self.ground = ground
         made.sort(key=lambda outline: outline.first)
-        self.contours = _metres(made, ground.grid)
+        self.contours = in_metres(made, ground.grid)
         self.outlines = self.contours
         self.first = np.array([outline.first for outline in made], np.int64).reshape(-1, 2)
         self.cut = np.array([outline.cut for outline in made], bool)
@@ -206,18 +207,28 @@ def _level(threshold: float, steps: int) -> int:
 
 
 def _reader(dataset: Any, grid: Grid, nodata: int) -> Any:
+    def inside(rows: tuple[int, int], cols: tuple[int, int]) -> Values:
+        found = dataset.read(1, window=Window.from_slices(rows, cols)).astype(np.int32)
+        found[found == nodata] = UNKNOWN
+        return np.asarray(found)
+
+    return padded(inside, grid)
+
+
+def padded(inside: Callable[[tuple[int, int], tuple[int, int]], Values], grid: Grid) -> Any:
+    """A reader of windows that may reach over the edge of a grid, where nothing is known; `inside` reads the rest."""
+
     def read(top: int, bottom: int, left: int, right: int) -> Values:
         values = np.full((bottom - top, right - left), UNKNOWN, np.int32)
         rows, cols = (max(top, 0), min(bottom, grid.rows)), (max(left, 0), min(right, grid.cols))
-        found = dataset.read(1, window=Window.from_slices(rows, cols)).astype(np.int32)
-        found[found == nodata] = UNKNOWN
-        values[rows[0] - top : rows[1] - top, cols[0] - left : cols[1] - left] = found
+        values[rows[0] - top : rows[1] - top, cols[0] - left : cols[1] - left] = inside(rows, cols)
         return values
 
     return read
 
 
-def _metres(made: list[Outline], grid: Grid) -> NDArray[np.object_]:
+def in_metres(made: list[Outline], grid: Grid) -> NDArray[np.object_]:
+    """The shapes of outlines, which are in pixels, in the grid's CRS."""
     shapes = np.array([outline.shape for outline in made], object)
     scale, corner = np.array([grid.resolution, -grid.resolution]), np.array([grid.west, grid.north])
     return shapely.orient_polygons(shapely.transform(shapes, lambda points: points * scale + corner))

@@ -12,13 +12,6 @@ from casbah.products.footprints import FootprintInfo
 
 LAYER = "footprints"
 
-PARQUET, GEOPACKAGE, FLATGEOBUF, BLOCKS = (
-    "footprints.parquet",
-    "footprints.gpkg",
-    "footprints.fgb",
-    "blocks.parquet",
-)
-
 LICENCE = "as the sources named in the attribution ask"
 """Casbah asks for nothing of its own; imagery and labels behind a model may."""
 

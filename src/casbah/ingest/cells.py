@@ -11,7 +11,7 @@ import geopandas
 import numpy as np
 import shapely
 
-from casbah.blocks import place
+from casbah.blocks import named, place
 from casbah.errors import InputError
 from casbah.grid import RESOLUTION, Grid
 from casbah.ingest.area import Area
@@ -102,17 +102,26 @@ def part(area: Area, cell: str, margin: float = 0.0) -> Area:
 
 def _needed(area: Area, names: list[str], margin: float, least: float) -> list[str]:
     """The cells without those of which nothing is lost."""
-    parts = {name: part(area, name) for name in names}
-    kept = {name for name in names if _narrowest(parts[name]) >= least} or set(names)
-    for name in sorted(kept, key=lambda one: parts[one].metres.area) if margin else ():
-        others = [shapely.buffer(shapely.box(*place(one)[1]), margin, join_style="mitre") for one in kept - {name}]
-        if others and shapely.covers(shapely.union_all(others), parts[name].metres):
-            kept.remove(name)
+    wanted = {name: _inside(area, name) for name in names}
+    kept = {name for name in names if _narrowest(wanted[name]) >= least} or set(names)
+    if margin:
+        boxes = [shapely.buffer(shapely.box(*place(name)[1]), margin, join_style="mitre") for name in names]
+        near = shapely.STRtree(boxes)
+        for name in sorted(kept, key=lambda one: wanted[one].area):
+            found = (names[at] for at in near.query(wanted[name]))
+            others = [boxes[names.index(other)] for other in found if other in kept and other != name]
+            if others and shapely.covers(shapely.union_all(others), wanted[name]):
+                kept.remove(name)
     return [name for name in names if name in kept]
 
 
-def _narrowest(part: Area) -> float:
-    west, south, east, north = part.metres.bounds
+def _inside(area: Area, cell: str) -> shapely.MultiPolygon:
+    """What of an area lies in a cell, in metres."""
+    return shapely.MultiPolygon(_polygons(shapely.intersection(area.metres, shapely.box(*place(cell)[1]))))
+
+
+def _narrowest(shape: shapely.Geometry) -> float:
+    west, south, east, north = shape.bounds
     return min(east - west, north - south)
 
 
@@ -120,7 +129,7 @@ def _over(area: Area, size: float) -> list[str]:
     west, south, east, north = area.grid.bounds
     shapely.prepare(area.metres)
     return [
-        f"{area.grid.crs.removeprefix('EPSG:')}_{size:g}_{col}_{row}"
+        named(area.grid.crs, size, col, row)
         for row in range(math.ceil(north / size) - 1, math.floor(south / size) - 1, -1)
         for col in range(math.floor(west / size), math.ceil(east / size))
         if _polygons(

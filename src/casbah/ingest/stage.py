@@ -171,7 +171,7 @@ def ingest(
     cache = rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES)
     with workplace.held(), cache, Files(patience) as files, ThreadPoolExecutor(workers) as pool:
         _tell_of(workplace.others())
-        try:
+        with workplace.making(Scene.schema, keep=_worth_keeping):
             selection = _selection(workplace, search, items, exclude, files, pool)
             maker = Maker(area, selection, names, workplace, files, pool, workers)
             maker.prepare(output)
@@ -179,15 +179,12 @@ def ingest(
             files.close()
             with Scene.write(workplace.draft, parameters=_parameters(selection, area, names) | origin) as draft:
                 maker.write(draft.directory)
-            workplace.hand_over(Scene.schema)
-            workplace.clear()
-        except InputError as error:
-            workplace.clear_unless_useful() if isinstance(error, UnreadableAsset) else workplace.clear()
-            raise
-        except BaseException:
-            workplace.clear_unless_useful()
-            raise
     return Scene.open(output, verify=False)
+
+
+def _worth_keeping(fault: BaseException) -> bool:
+    """Whether finished blocks are worth going on from: a file that can't be read may be fetched again, or left out."""
+    return isinstance(fault, UnreadableAsset) or not isinstance(fault, InputError)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def label(
         check_vintage(vintage)
     check_target(Path(output), LabelSet.schema)
     opened = Scene.open(scene)
-    cell = bool(opened.manifest.parameters.get("cell"))
+    cell = bool(opened.cell)
     area = Area(opened.grid, None if labelled_area is None else _labelled(Path(labelled_area), opened.grid, cell), cell)
     # Of a cell without labelled ground the source is asked all the same: whom to name is known from it alone.
     asked = Area(opened.grid, None, cell) if shapely.is_empty(area.inside) else area

@@ -19,6 +19,7 @@ from casbah.lanes import ahead
 from casbah.models import backbones, check_images, graph, published, torchvision_cure
 from casbah.models.fusion import folded
 from casbah.models.normalisation import Normalisation
+from casbah.models.symmetries import DIHEDRAL
 from casbah.products.model import ModelBundle, Training
 from casbah.progress import say
 
@@ -42,9 +43,6 @@ TERRATORCH_EDITS = (
     "VSI_CURL_CACHE_SIZE",
 )
 """Variables that terratorch.cli_tools sets for the whole process; the second keeps GDAL from a private store."""
-
-DIHEDRAL = tuple((turns, flip) for flip in (False, True) for turns in range(4))
-"""The eight symmetries of a square: quarter turns, then a flip of the columns."""
 
 
 @contextmanager

@@ -4,6 +4,7 @@ The KFP command line parses each value as JSON, so a value may arrive as a numbe
 """
 
 import json
+import math
 import re
 import shutil
 import time
@@ -87,6 +88,15 @@ def check(values: Mapping[str, Any]) -> None:
         checked_seed(values["seed"], "seed")
     if "trials" in values:
         trials(values["trials"])
+    for name, unit in (("cell_size", "metres"), ("minimum_area", "square metres")):
+        if not 0 <= (size := values.get(name, 0)) < math.inf:
+            raise InputError(f"{name} is {size:g}; 0 {unit} or more is wanted")
+    if "to" in values:
+        _check_to(text(values["to"]))
+    if "model" in values:
+        from casbah.registered import check_address
+
+        check_address(text(values["model"]))
     if not 0 <= (cloud := values.get("max_cloud", 0)) <= 100:
         raise InputError(f"max_cloud is {cloud:g}; a percentage from 0 to 100 is wanted")
     if {"start", "end", "periods"} <= values.keys():
@@ -100,6 +110,11 @@ def check(values: Mapping[str, Any]) -> None:
         # Any grid of a scene's pixels: what fits together in it does so in all of them.
         grid = Grid("EPSG:32631", 0.0, 0.0, 1, 1)
         lattice(grid, tile_size=values["tile_size"], block_size=values["block_size"] or None)
+
+
+def _check_to(to: str) -> None:
+    if not to.startswith("s3://") or not Location.parse(to).key.strip("/"):
+        raise InputError(f"to is {to!r}; an address in a bucket is wanted, such as s3://casbah/maps/algiers")
 
 
 def trials(value: float) -> int:

@@ -8,10 +8,10 @@ from casbah.errors import InputError
 from casbah.grid import RESOLUTION
 from casbah.pipeline import inputs
 from casbah.pipeline.preflight import check_store, check_variables
+from casbah.predict.unlike import CELL
 from casbah.products.model import ModelBundle
-from casbah.storage import Location
 
-BLOCK = 64 * RESOLUTION
+BLOCK = CELL * RESOLUTION
 """Metres: a cell's side is a whole number of these, so that what is flagged by squares of pixels is not cut."""
 
 
@@ -19,18 +19,21 @@ def cells(values: Mapping[str, Any], model: Path, folder: Path) -> list[str]:
     """The grid cells that an area is read in (`casbah.ingest.cells`).
 
     `values` are the parameters of the pipeline, `folder` is for the area. `InputError` for a parameter that a later
-    step would refuse, and for a model that takes other dates than are asked for or tiles that were normalised;
-    `WorldError` where the store does not answer.
+    step would refuse, for a place that is taken, and for a model that takes other dates than are asked for or tiles
+    that were normalised; `WorldError` where the store does not answer.
     """
     from casbah.ingest import cells as grid_cells
     from casbah.ingest.area import read_area
+    from casbah.predict.imagery import check_model
+    from casbah.publish.places import place_of
+    from casbah.publish.stage import check_place
 
     inputs.check(values)
-    if not str(values["to"]).startswith("s3://") or not Location.parse(values["to"]).key.strip("/"):
-        raise InputError(f"to is {values['to']!r}; an address in a bucket is wanted, such as s3://casbah/maps/algiers")
     check_variables(registers=False)
     check_store()
+    check_place(place_of(inputs.text(values["to"])))
     training = ModelBundle.open(model).training
+    check_model(training)
     if training.periods != values["periods"]:
         raise InputError(
             f"periods is {values['periods']}, and the model {training.experiment} learned from {training.periods}: "

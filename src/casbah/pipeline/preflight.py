@@ -56,11 +56,12 @@ def _cells(values: Mapping[str, Any], folder: Path) -> list[str]:
     from casbah.ingest import cells
     from casbah.ingest.area import read_area
     from casbah.tile.lattice import lattice
+    from casbah.tile.stage import MAX_IGNORE
 
     area = read_area(inputs.area(inputs.text(values["aoi"]), folder))
     blocks = lattice(area.grid, tile_size=values["tile_size"], block_size=values["block_size"] or None)
-    # Of a tile at least half must be known (`casbah tile --max-ignore`).
-    least = values["tile_size"] * blocks.resolution / 2
+    # Of a narrower strip more than that of every tile would be unknown.
+    least = values["tile_size"] * blocks.resolution * (1 - MAX_IGNORE)
     return cells.plan(area, block=blocks.block * blocks.resolution, side=values["cell_size"] or None, least=least)
 
 

@@ -36,7 +36,7 @@ FILES = {
 TOWNS = ("aoi", "labels", "labelled_area", "stac")
 """Parameters that may name the simulated town."""
 
-PRODUCTS = {"model": ModelBundle.schema, "evaluation": Evaluation.schema}
+PRODUCTS: dict[str, type[Product]] = {"model": ModelBundle, "evaluation": Evaluation}
 """What a run copies to its output, and of which kind it is."""
 
 MAPS: dict[str, type[Product]] = {"prediction": Prediction, "footprints": FootprintSet}
@@ -100,8 +100,8 @@ def check_output(output: Path) -> None:
     """
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; name a directory for the results of the run with --output")
-    for name, schema in PRODUCTS.items():
-        check_target(output / name, schema)
+    for name, kind in PRODUCTS.items():
+        check_target(output / name, kind.schema)
     for file in (output / f"{page}.md" for page in PAGES):
         # An earlier run has left its model there before its pages.
         if file.exists() and not (output / "model" / MANIFEST).is_file():

@@ -425,7 +425,6 @@ def publish(collection: Artifact, *, prediction: Artifact, polygons: Artifact, t
         address = step.run(stage, prediction=Path(prediction.path), footprints=Path(polygons.path), to=to)
         collection.metadata["address"] = address
         Path(collection.path).write_text(f"# The map is published\n\nSTAC collection: `{address}`\n", encoding="utf-8")
-        record("published", address=address)
 
 
 def predict(

@@ -7,10 +7,13 @@ from datetime import date
 from typing import Any
 from urllib.parse import quote, unquote
 
+import numpy as np
+
 import casbah
 from casbah.grid import Grid
-from casbah.products.prediction import PredictionInfo
+from casbah.products.prediction import NODATA, Prediction, PredictionInfo
 from casbah.stac import COG, EXTENSIONS, STAC_VERSION, as_geojson, outline, projection
+from casbah.workplace import TILE
 
 ITEM = "urn:casbah:item:"
 """What a link to a source item begins with: catalogues move, ids stay."""
@@ -20,8 +23,9 @@ UNKNOWN = "1970-01-01T00:00:00Z"
 
 
 def dates_of(info: PredictionInfo) -> str:
-    """The acquisition dates of the imagery, for people; empty where nobody knows."""
-    return ", ".join(day for period in info.periods for day in (period.dates or (period.start,)))
+    """The acquisition dates of the imagery, for people, or the span of a period that does not list them; empty where
+    nobody knows."""
+    return ", ".join(day for period in info.periods for day in (period.dates or (f"{period.start} to {period.end}",)))
 
 
 def tags_of(info: PredictionInfo) -> dict[str, str]:
@@ -133,3 +137,19 @@ def _assets(info: PredictionInfo) -> dict[str, Any]:
 
 def _asset(name: str, title: str, roles: list[str], values: dict[str, Any]) -> dict[str, Any]:
     return {"href": f"./{name}", "type": COG, "title": title, "roles": roles, **values}
+
+
+def summary(made: Prediction) -> str:
+    """What a map shows, and where its rasters lie, as lines for a person."""
+    building = observed = 0
+    for window in made.grid.windows(TILE):
+        values = made.mask(window)
+        building += int(np.count_nonzero(values == 1))
+        observed += int(np.count_nonzero(values != NODATA["uint8"]))
+    info, share = made.info, 100 * building / max(observed, 1)
+    facts = (
+        f"{'SIMULATED  ' if info.simulated else ''}{info.model.name} on {info.scene}: {share:.2f} % "
+        f"of {observed / 1e6:.2f} million observed pixels are building at {info.threshold:.3f}; "
+        f"{100 * info.unlike['share']:.1f} % look unlike the training data"
+    )
+    return "\n".join([facts, *(str(path) for path in (made.probability_path, made.mask_path))])

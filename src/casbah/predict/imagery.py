@@ -6,7 +6,7 @@ its size, a map can begin at once, and what was read before a fault is kept as f
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,7 +28,8 @@ from casbah.darkness import CHECKED_BANDS, dark_percentiles, read_pixels
 from casbah.errors import CasbahError, InputError, WorldError
 from casbah.grid import Grid
 from casbah.models import band_index
-from casbah.patience import REFUSED, REMOTE, Patience, complaint, gdal_status, why
+from casbah.models.reflectance import BRIGHTEST, EIGHT_BITS
+from casbah.patience import REFUSED, REMOTE, Patience, Result, complaint, gdal_status, why
 from casbah.products.manifest import sha256_of
 from casbah.products.model import Training
 from casbah.products.scene import Period, Scene
@@ -47,24 +48,21 @@ LEVEL_TAGS = ("level", "processing_level", "processing:level")
 APPLIED = "boa_offset_applied"
 """Tag of a raster whose pixels are said to be free of the offset, though they do not look it."""
 
-BRIGHTEST = 15_000
-"""Reflectance x 10000 that half of a raster's values can't lie above: fresh snow is about 10000."""
-
-EIGHT_BITS = 255
-
 
 @dataclass(frozen=True)
 class Imagery:
     """A scene or a raster that fits a model.
 
     `files` are what GDAL opens, per period, with the numbers of the model's bands in each; `identity` tells this
-    content from any other, and is nothing to go on from where that can't be told (not `resumable`). `datetime` is when
+    content from any other, and is nothing to go on from where that can't be told (not `resumable`); `digest` is a
+    scene's own, or that of a raster's identity. `datetime` is when
     a raster without dates was last changed (ISO), None where nobody says.
     """
 
     name: str
     place: str
     identity: str
+    digest: str
     level: str
     periods: tuple[Period, ...]
     grid: Grid
@@ -85,15 +83,20 @@ def open_imagery(given: str | Path, training: Training, patience: Patience) -> I
 
     `InputError` where the model was not trained on the like of it, `WorldError` where it can't be reached.
     """
+    check_model(training)
+    text = str(given)
+    if not text.startswith(REMOTE) and Path(text).is_dir():
+        return _of_scene(Scene.open(text), training)
+    return _of_raster(text, training, patience)
+
+
+def check_model(training: Training) -> None:
+    """`InputError` for a model that no imagery as it is can be shown to."""
     if training.normalise != "none":
         raise InputError(
             f"{training.experiment} was trained on tiles of `--normalise {training.normalise}`, which brings whole "
             "scenes to one mean and deviation, and a map is made of reflectance as it is: train it on tiles without it"
         )
-    text = str(given)
-    if not text.startswith(REMOTE) and Path(text).is_dir():
-        return _of_scene(Scene.open(text), training)
-    return _of_raster(text, training, patience)
 
 
 def _of_scene(scene: Scene, training: Training) -> Imagery:
@@ -108,6 +111,7 @@ def _of_scene(scene: Scene, training: Training) -> Imagery:
         name=str(scene.item.get("id", scene.path.name)),
         place=str(scene.path),
         identity=scene.digest,
+        digest=scene.digest,
         level=scene.info.level,
         periods=scene.info.periods,
         grid=scene.grid,
@@ -152,7 +156,7 @@ def _of_raster(text: str, training: Training, patience: Patience) -> Imagery:
     content = _content(text, patience)
     path = opened_by_gdal(text)
     with faults_named(text, patience), rasterio.Env(**_options(patience)):
-        dataset = patience.insist(lambda: rasterio.open(path, sharing=False), RasterioError if remote else ())
+        dataset = _patiently(text, lambda: rasterio.open(path, sharing=False), patience)
         with dataset:
             if dataset.transform.is_identity:
                 raise InputError(f"{shown(text)} has no georeference, so its map could not be placed: give it one")
@@ -164,7 +168,7 @@ def _of_raster(text: str, training: Training, patience: Patience) -> Imagery:
             _check_type(dataset)
             _check_scale(dataset, shown(text))
             checked = _checked(bands, training)
-            sample = patience.insist(lambda: _sample(dataset, checked), RasterioError if remote else ())
+            sample = _patiently(text, lambda: _sample(dataset, checked), patience)
             _check_values(sample, shown(text), tags)
             # Of a raster that is empty where it was looked at, the sample tells nothing.
             resumable = content.certain or bool((sample != NODATA).any())
@@ -179,6 +183,7 @@ def _of_raster(text: str, training: Training, patience: Patience) -> Imagery:
         name=Path(shown(text)).name,
         place=text,
         identity=identity,
+        digest=identity if content.sha256 else hashlib.sha256(identity.encode()).hexdigest(),
         level=level,
         periods=(),
         grid=grid,
@@ -208,6 +213,8 @@ class Content:
     identity: str
     certain: bool
     changed: str | None = None
+    sha256: bool = False
+    """Whether the identity is the file's own."""
 
 
 def _content(text: str, patience: Patience) -> Content:
@@ -220,7 +227,7 @@ def _content(text: str, patience: Patience) -> Content:
     if text.startswith(REMOTE):
         return Content(_of_whole_address(text), False)
     changed = datetime.fromtimestamp(Path(text).stat().st_mtime, UTC).isoformat(timespec="seconds")
-    return Content(sha256_of(Path(text)), True, changed)
+    return Content(sha256_of(Path(text)), True, changed, sha256=True)
 
 
 def _of_whole_address(text: str) -> str:
@@ -384,7 +391,7 @@ def _check_values(sample: NDArray[np.uint16], where: str, tags: dict[str, str]) 
     seen = sample[sample != NODATA]
     if not seen.size:
         return  # of the rest of a raster this says nothing
-    if seen.max() <= EIGHT_BITS:
+    if seen.max() <= EIGHT_BITS[1]:
         raise InputError(
             f"{where} holds no value above {seen.max()} where it was looked at, as 8-bit images do; reflectance x "
             "10000 is wanted"
@@ -407,6 +414,20 @@ def _check_values(sample: NDArray[np.uint16], where: str, tags: dict[str, str]) 
                 f"({words}): take {BOA_OFFSET} off, nodata staying 0; or, where that was done, give it the tag "
                 f"{APPLIED.upper()}=true"
             )
+
+
+def _patiently(place: str, act: Callable[[], Result], patience: Patience) -> Result:
+    """Call `act` again where it failed on a remote raster, unless its server refuses it: asking changes nothing."""
+
+    def attempt() -> Result:
+        try:
+            return act()
+        except RasterioError as error:
+            if gdal_status(error) in REFUSED:
+                raise _fault(place, error, patience) from None
+            raise
+
+    return patience.insist(attempt, RasterioError) if place.startswith(REMOTE) else attempt()
 
 
 class Pixels:
@@ -434,13 +455,11 @@ class Pixels:
                 if path not in self._open:
                     self._open[path] = rasterio.open(path, sharing=False)
                 return _read(self._open[path], bands, window)
-            except RasterioError as error:
+            except RasterioError:
                 self._close(path)  # so that the next attempt starts afresh
-                if gdal_status(error) in REFUSED:
-                    raise _fault(self._imagery.place, error, self._patience) from None
                 raise
 
-        return self._patience.insist(attempt, RasterioError) if self._imagery.remote else attempt()
+        return _patiently(self._imagery.place, attempt, self._patience)
 
     def _close(self, path: str) -> None:
         if path in self._open:

@@ -1,6 +1,7 @@
 """The rasters of a prediction, joined from finished blocks: Cloud-Optimized GeoTIFFs with overviews that are right."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from rasterio.windows import Window
 
 from casbah.grid import Grid
 from casbah.predict.unlike import CELL, corner
-from casbah.products.prediction import NODATA, STEPS
+from casbah.products.prediction import NODATA, STEPS, PredictionInfo
 from casbah.workplace import TILE, blocks_vrt, write_cog
 
 SMALLEST = 512
@@ -67,6 +68,31 @@ def write_probability(
         tags=tags,
     )
     _finish(vrt, target, Resampling.average, _sequential(STEPS[kind]) if kind == "uint8" else None)
+
+
+def layers_of(uncertainty: str | None) -> list[tuple[str, str]]:
+    """File and description of each layer of probabilities, in the order of a block's bands; the mask follows them."""
+    layers = [("probability.tif", "probability of building")]
+    return layers + ([("uncertainty.tif", f"standard deviation over {uncertainty}")] if uncertainty else [])
+
+
+def write_layers(
+    blocks: Blocks,
+    grid: Grid,
+    directory: Path,
+    info: PredictionInfo,
+    tags: dict[str, str],
+    done: Callable[[str], None] = lambda file: None,
+) -> None:
+    """The layers and `mask.tif`, side by side; `done` is told of each file."""
+    layers = layers_of(info.uncertainty)
+    with ThreadPoolExecutor() as pool:
+        mask = pool.submit(write_mask, blocks, len(layers) + 1, grid, directory / "mask.tif", tags)
+        for band, (file, name) in enumerate(layers, start=1):
+            write_probability(blocks, band, grid, directory / file, info.values, name, tags)
+            done(file)
+        mask.result()
+        done("mask.tif")
 
 
 def write_mask(

@@ -26,7 +26,9 @@ from casbah.workplace import Workplace, writing
 BLOCK = 1024
 """Pixels on a side of what is laid together at once."""
 
-SAME = ("model", "threshold", "building_cover", "level", "bands", "values", "flips", "uncertainty")
+SAME = (
+    "model", "threshold", "building_cover", "level", "bands", "values", "window", "overlap", "flips", "uncertainty",
+)  # fmt: skip
 """Facts that predictions of one map share."""
 
 MOST_NAMED = 3
@@ -49,37 +51,32 @@ def merge(predictions: Sequence[str | Path], output: str | Path) -> Prediction:
         check_target(output, Prediction.schema)
     if not predictions:
         raise InputError("no prediction was given; name at least one")
-    opened = [Prediction.open(path) for path in predictions]
+    # In an order of their own, so that the map is the same however they are named.
+    opened = sorted((Prediction.open(path) for path in predictions), key=lambda one: one.digest)
     for other in opened[1:]:
         _check_alike(opened[0], other)
     if len(opened) == 1:
         return opened[0].copy_to(output)
     grid = _around(opened)
     info = _info(opened)
-    digests = sorted(one.digest for one in opened)
+    digests = [one.digest for one in opened]
     request = {"predictions": digests, "casbah": casbah.__version__, "code": code()}
     workplace = Workplace(output, request, "merge")
-    with workplace.held():
-        try:
-            blocks = _blocks(opened, grid, info, workplace)
-            sources = sorted({source for one in opened for source in sources_of(one.item)})
-            scene = hashlib.sha256("\n".join(digests).encode()).hexdigest()
-            inputs = {f"prediction {number}": one.digest for number, one in enumerate(opened)}
-            parameters = {"scenes": [one.info.scene for one in opened]}
-            with writing(output), Prediction.write(workplace.draft, parameters=parameters, inputs=inputs) as draft:
-                _write(draft.directory, blocks, grid, info)
-                info = info.model_copy(update={"unlike": _unlike(opened, draft.directory / "unlike.tif")})
-                draft.write_json("prediction.json", info.model_dump(mode="json"))
-                changed = max((str(one.item["properties"]["datetime"] or "") for one in opened), default="")
-                draft.write_json("item.json", stac_item(info, grid, sources, scene, changed or None))
-            workplace.hand_over(Prediction.schema)
-            workplace.clear()
-        except InputError:
-            workplace.clear()
-            raise
-        except BaseException:
-            workplace.clear_unless_useful()
-            raise
+    with workplace.held(), workplace.making(Prediction.schema):
+        blocks = _blocks(opened, grid, info, workplace)
+        sources = sorted({source for one in opened for source in sources_of(one.item)})
+        scene = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+        inputs = {f"prediction {number}": one.digest for number, one in enumerate(opened)}
+        parameters = {"scenes": [one.info.scene for one in opened]}
+        with writing(output), Prediction.write(workplace.draft, parameters=parameters, inputs=inputs) as draft:
+            tags = tags_of(info)
+            maps.write_layers(blocks, grid, draft.directory, info, tags)
+            band = len(maps.layers_of(info.uncertainty)) + 2
+            maps.write_mask(blocks, band, grid, draft.directory / "unlike.tif", tags, maps.UNLIKE)
+            info = info.model_copy(update={"unlike": _unlike(opened, draft.directory / "unlike.tif")})
+            draft.write_json("prediction.json", info.model_dump(mode="json"))
+            changed = max((str(one.item["properties"]["datetime"] or "") for one in opened), default="")
+            draft.write_json("item.json", stac_item(info, grid, sources, scene, changed or None))
     return Prediction.open(output, verify=False)
 
 
@@ -186,7 +183,7 @@ def _blocks(
 def _laid(predictions: Sequence[Prediction], grid: Grid, window: Window, info: PredictionInfo) -> list[NDArray[Any]]:
     """One window of the map as it is kept: probability (its deviation, too), mask, and what looks unlike."""
     shape = (window.height, window.width)
-    layers = ["probability.tif", "uncertainty.tif"][: 2 if info.uncertainty else 1]
+    layers = [file for file, _ in maps.layers_of(info.uncertainty)]
     total = np.zeros(shape, np.float64)
     sums = np.zeros((len(layers), *shape), np.float64)
     unlike = np.full(shape, NODATA["uint8"], np.uint8)
@@ -236,12 +233,3 @@ def _weight(grid: Grid, window: Window) -> NDArray[np.float64]:
     down = np.minimum(rows, grid.rows - rows)
     right = np.minimum(cols, grid.cols - cols)
     return np.outer(down, right)
-
-
-def _write(directory: Path, blocks: maps.Blocks, grid: Grid, info: PredictionInfo) -> None:
-    tags = tags_of(info)
-    names = ["probability of building", f"standard deviation over {info.uncertainty}"][: 2 if info.uncertainty else 1]
-    for band, (name, file) in enumerate(zip(names, ["probability.tif", "uncertainty.tif"], strict=False), start=1):
-        maps.write_probability(blocks, band, grid, directory / file, info.values, name, tags)
-    maps.write_mask(blocks, len(names) + 1, grid, directory / "mask.tif", tags)
-    maps.write_mask(blocks, len(names) + 2, grid, directory / "unlike.tif", tags, maps.UNLIKE)

@@ -7,10 +7,8 @@ from numpy.typing import NDArray
 
 from casbah.errors import InputError
 from casbah.models import Predictor
+from casbah.models.symmetries import DIHEDRAL
 from casbah.predict.blending import Layers, checked, probability_layer
-
-SYMMETRIES = tuple((turns, flip) for flip in (False, True) for turns in range(4))
-"""The eight symmetries of a square: quarter turns, then a flip of the columns."""
 
 Opinions = Literal["flips", "members"]
 
@@ -36,7 +34,7 @@ class Passes:
 
     def _several(self, images: NDArray[np.uint16]) -> NDArray[np.float32]:
         """(1 or 2, n, rows, cols): the mean, and the standard deviation where it is wanted."""
-        symmetries = SYMMETRIES if self.flips else SYMMETRIES[:1]
+        symmetries = DIHEDRAL if self.flips else DIHEDRAL[:1]
         by_member = self.of == "members"
         weights = self._predictor.weights if by_member else np.ones(1)
         total: NDArray[np.float64] = np.zeros((len(images), *images.shape[-2:]))

@@ -1,13 +1,12 @@
 """The stage itself: a model and imagery are checked against each other, windows stream through, a map is written."""
 
-import hashlib
 import shutil
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import rasterio
@@ -27,11 +26,12 @@ from casbah.predict.passes import Passes, made_ready
 from casbah.predict.plan import Block, Plan
 from casbah.products.manifest import check_target
 from casbah.products.model import ModelBundle, Training
-from casbah.products.prediction import NODATA, STEPS, Prediction, PredictionInfo, Predictor
+from casbah.products.prediction import NODATA, STEPS, Prediction, PredictionInfo, Predictor, Values
 from casbah.progress import say, task
 from casbah.registered import opened
 from casbah.scoring import called_building
-from casbah.workplace import Workplace, writing
+from casbah.sources import digest_of_sources
+from casbah.workplace import Workplace, no_bad_input, writing
 
 AHEAD = 2
 """Rows of windows that are read before they are asked for."""
@@ -93,20 +93,20 @@ def predict(
         predictor = models.load(bundle)
         made_ready(predictor, device)
         passes = Passes(predictor, flips=flips, uncertainty=uncertainty)
-        info = _info(bundle, version or registered, imagery, threshold)
-        info = info.model_copy(
-            update={
-                "values": values,
-                "window": window,
-                "overlap": overlap,
-                "flips": passes.flips,
-                "uncertainty": passes.of,
-            }
-        )
+        known = cast("Values", values)
+        info = _info(bundle, version or registered, imagery, threshold, known, (window, overlap), passes)
         return _predict(bundle, imagery, output, info, passes, patience)
 
 
-def _info(bundle: ModelBundle, registered: str | None, imagery: Imagery, threshold: float | None) -> PredictionInfo:
+def _info(
+    bundle: ModelBundle,
+    registered: str | None,
+    imagery: Imagery,
+    threshold: float | None,
+    values: Values,
+    sizes: tuple[int, int],
+    passes: Passes,
+) -> PredictionInfo:
     training = bundle.training
     return PredictionInfo(
         model=Predictor(
@@ -121,8 +121,11 @@ def _info(bundle: ModelBundle, registered: str | None, imagery: Imagery, thresho
         bands=training.bands,
         threshold=training.threshold if threshold is None else threshold,
         building_cover=training.building_cover,
-        window=0,
-        overlap=0,
+        values=values,
+        window=sizes[0],
+        overlap=sizes[1],
+        flips=passes.flips,
+        uncertainty=passes.of,
         attribution=tuple(dict.fromkeys((*imagery.attribution, *training.attribution))),
         simulated=training.simulated or imagery.simulated,
     )
@@ -136,7 +139,6 @@ def _predict(
     passes: Passes,
     patience: Patience,
 ) -> Prediction:
-    scene = imagery.identity if len(imagery.identity) == 64 else _digest(imagery.identity)
     request = {
         "info": info.model_dump(mode="json"),
         "scene": imagery.identity if imagery.resumable else uuid.uuid4().hex,
@@ -152,8 +154,8 @@ def _predict(
                 "other imagery or other settings left; run that one again to go on from it, or delete the directory"
             )
         maker = Maker(imagery, bundle.training, workplace, info, passes, patience)
-        try:
-            _check_room(output, imagery, info, workplace.kept())
+        with workplace.making(Prediction.schema, keep=lambda fault: imagery.resumable and no_bad_input(fault)):
+            _check_room(workplace, imagery, info)
             maker.make_all()
             cells = maker.cells()
             if not cells.pixels.any():
@@ -166,23 +168,13 @@ def _predict(
                 name: getattr(info, name)
                 for name in ("window", "overlap", "values", "threshold", "flips", "uncertainty")
             }
-            inputs = {"model": bundle.digest, "scene": scene}
+            inputs = {"model": bundle.digest, "scene": imagery.digest}
             sources = [str(source["id"]) for source in imagery.sources]
             with writing(output), Prediction.write(workplace.draft, parameters=parameters, inputs=inputs) as draft:
                 maker.write_maps(draft.directory, cells, info)
                 draft.write_json("prediction.json", info.model_dump(mode="json"))
-                draft.write_json("item.json", stac_item(info, imagery.grid, sources, scene, imagery.datetime))
-            workplace.hand_over(Prediction.schema)
-            workplace.clear()
-        except InputError:
-            workplace.clear()
-            raise
-        except BaseException:
-            if imagery.resumable:
-                workplace.clear_unless_useful()
-            else:
-                workplace.clear()
-            raise
+                item = stac_item(info, imagery.grid, sources, imagery.digest, imagery.datetime)
+                draft.write_json("item.json", item)
     if info.unlike["share"] > unlike.MUCH:
         say(
             f"{100 * info.unlike['share']:.0f} % of {info.scene} looks unlike what {info.model.name} was trained on "
@@ -191,35 +183,29 @@ def _predict(
     return Prediction.open(output, verify=False)
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+PACKAGE = Path(casbah.__file__).parent
+DECIDES = tuple(
+    PACKAGE / name for name in ("predict", "models", "bands.py", "scoring.py", "workplace.py", "products/prediction.py")
+)
+"""Folders and files whose code decides what a block holds."""
 
 
 def code() -> str:
-    """The digest of the code that decides what a block holds: blocks of an older checkout are not gone on from."""
-    package = Path(casbah.__file__).parent
-    files = sorted([*(package / "predict").glob("*.py"), *(package / "models").rglob("*.py")])
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
+    """The digest of that code: blocks of an older checkout are not gone on from."""
+    return digest_of_sources(DECIDES)
 
 
-def _check_room(output: Path, imagery: Imagery, info: PredictionInfo, kept: int) -> None:
-    """`WorldError` where the disk can't hold the blocks that are still to be made, and the map beside them.
-
-    `kept` are the bytes of those that lie there already.
-    """
+def _check_room(workplace: Workplace, imagery: Imagery, info: PredictionInfo) -> None:
+    """`WorldError` where the disk can't hold the blocks that are still to be made, and the map beside them."""
     layers = 3 if info.uncertainty else 2
     size = 2 if info.values == "uint16" else 1
     # Blocks lie uncompressed; the joined raster and its overviews come on top of them.
-    needed = max(imagery.grid.rows * imagery.grid.cols * size * (layers + 2) - kept, 0)
-    place = next(folder for folder in output.absolute().parents if folder.exists())
-    free = shutil.disk_usage(place).free
+    needed = max(imagery.grid.rows * imagery.grid.cols * size * (layers + 2) - workplace.kept(), 0)
+    free = shutil.disk_usage(workplace.path).free
     if free < needed:
         raise WorldError(
-            f"{place} has {free / 1e6:,.0f} MB free and the prediction needs up to {needed / 1e6:,.0f} MB more while "
-            "it is made; free some or choose another output"
+            f"{workplace.output.parent} has {free / 1e6:,.0f} MB free and the prediction needs up to "
+            f"{needed / 1e6:,.0f} MB more while it is made; free some or choose another output"
         )
 
 
@@ -263,6 +249,7 @@ class Maker:
         self.info, self.passes, self.patience = info, passes, patience
         self.plan = Plan.of(*imagery.grid.shape, info.window, info.overlap)
         self.blocks = self.plan.blocks()
+        self._placed = {(block.panel, block.number): block for block in self.blocks}
         self.corner = unlike.corner(imagery.grid)
 
     def _path(self, block: Block) -> Path:
@@ -307,7 +294,7 @@ class Maker:
 
     def _taken_up(self, done: int) -> tuple[dict[int, NDArray[np.float32]], NDArray[np.float32] | None]:
         """The seams and the carry that an earlier run left for the blocks after the first `done` ones."""
-        if not done or done == len(self.blocks):
+        if not done:
             return {}, None
         last = self.blocks[done - 1]
         # Of the panel before, what lies below the last block is still to be used; above it, this panel's is next.
@@ -388,11 +375,9 @@ class Maker:
             block.window.row_off, block.window.col_off, block.window.height, block.window.width
         )
         self.workplace.save_block(self._path(block), part, [*planes, mask.astype(planes[0].dtype)])
-        for spent in self.blocks:
-            if spent.panel == block.panel - 1 and spent.number == block.number:
-                self._beside(spent, "seam").unlink(missing_ok=True)
-            if spent.panel == block.panel and spent.number == block.number - 1:
-                self._beside(spent, "carry").unlink(missing_ok=True)
+        for panel, number, spent in ((block.panel - 1, block.number, "seam"), (block.panel, block.number - 1, "carry")):
+            if before := self._placed.get((panel, number)):
+                self._beside(before, spent).unlink(missing_ok=True)
 
     def cells(self) -> unlike.Cells:
         """The sums of all blocks."""
@@ -408,14 +393,7 @@ class Maker:
         """Join the blocks to the rasters of the prediction."""
         blocks = [(self._path(block), block.window) for block in self.blocks]
         grid, tags = self.imagery.grid, tags_of(info)
-        names = ["probability of building", f"standard deviation over {info.uncertainty}"][: self.passes.count]
-        files = ["probability.tif", "uncertainty.tif"]
-        with task("write maps", len(names) + 2) as progress, ThreadPoolExecutor() as pool:
-            mask = pool.submit(maps.write_mask, blocks, len(names) + 1, grid, directory / "mask.tif", tags)
-            for band, (name, file) in enumerate(zip(names, files, strict=False), start=1):
-                maps.write_probability(blocks, band, grid, directory / file, info.values, name, tags)
-                progress.advance(note=file)
-            mask.result()
-            progress.advance(note="mask.tif")
+        with task("write maps", self.passes.count + 2) as progress:
+            maps.write_layers(blocks, grid, directory, info, tags, lambda file: progress.advance(note=file))
             maps.write_unlike(directory / "mask.tif", cells.flagged(), directory / "unlike.tif", tags)
             progress.advance(note="unlike.tif")

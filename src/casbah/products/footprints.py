@@ -13,6 +13,13 @@ from casbah.products.scene import Period
 if TYPE_CHECKING:
     import geopandas
 
+PARQUET, GEOPACKAGE, FLATGEOBUF, BLOCKS = (
+    "footprints.parquet",
+    "footprints.gpkg",
+    "footprints.fgb",
+    "blocks.parquet",
+)
+
 MEANING = (
     "A polygon bounds ground where the model's probability that buildings cover at least {cover} % of a pixel of "
     "{resolution:g} m is {threshold:g} or more. Buildings that stand closer than about two pixels merge into one "
@@ -65,7 +72,7 @@ class FootprintSet(Product):
     """
 
     schema = "footprints"
-    required = ("footprints.parquet", "footprints.gpkg", "blocks.parquet", "footprints.json", "item.json")
+    required = (PARQUET, GEOPACKAGE, BLOCKS, "footprints.json", "item.json")
 
     @cached_property
     def info(self) -> FootprintInfo:
@@ -73,7 +80,7 @@ class FootprintSet(Product):
 
     @property
     def parquet_path(self) -> Path:
-        return self.path / "footprints.parquet"
+        return self.path / PARQUET
 
     def footprints(self) -> "geopandas.GeoDataFrame":
         """The polygons, one a row."""
@@ -86,4 +93,4 @@ class FootprintSet(Product):
         `observed_m2`, `built` (the share of the one in the other), and the block's square."""
         import geopandas
 
-        return geopandas.read_parquet(self.path / "blocks.parquet")
+        return geopandas.read_parquet(self.path / BLOCKS)

@@ -15,6 +15,9 @@ from casbah.grid import Grid
 from casbah.products.manifest import Product
 from casbah.products.scene import Period
 
+Values = Literal["uint8", "uint16"]
+"""The types that probabilities are stored as."""
+
 NODATA: dict[str, int] = {"uint8": 255, "uint16": 65535}
 """Value of a pixel that was observed in no period."""
 
@@ -55,7 +58,7 @@ class PredictionInfo(BaseModel):
     """Probability from which on `mask.tif` is building: the model's own, unless another was asked for."""
     building_cover: int
     """Percent of a pixel under buildings from which on the model calls it building."""
-    values: Literal["uint8", "uint16"] = "uint8"
+    values: Values = "uint8"
     window: int
     """Side of the windows that went through the model, in pixels."""
     overlap: int
@@ -79,6 +82,13 @@ class PredictionInfo(BaseModel):
     @property
     def nodata(self) -> int:
         return NODATA[self.values]
+
+    def probability_of(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """What stored values stand for; NaN for nodata."""
+        found = values.astype(np.float32)
+        found /= self.steps
+        found[values == self.nodata] = np.nan
+        return found
 
 
 class Prediction(Product):
@@ -115,10 +125,7 @@ class Prediction(Product):
     def probability(self, window: Window | None = None) -> NDArray[np.float32]:
         """P(building) as (rows, cols) of the window (of all without one); NaN where nothing was observed."""
         with rasterio.open(self.probability_path) as dataset:
-            values = dataset.read(1, window=window)
-        found = values.astype(np.float32) / self.info.steps
-        found[values == self.info.nodata] = np.nan
-        return found
+            return self.info.probability_of(dataset.read(1, window=window))
 
     def mask(self, window: Window | None = None) -> NDArray[np.uint8]:
         """0 background, 1 building, 255 nodata, as (rows, cols)."""

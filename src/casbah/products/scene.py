@@ -79,6 +79,11 @@ class Scene(Product):
         return self.info.bands
 
     @property
+    def cell(self) -> str:
+        """The grid cell of a larger area that it is (`casbah.ingest.cells`); empty for an area of its own."""
+        return str(self.manifest.parameters.get("cell") or "")
+
+    @property
     def periods(self) -> int:
         """How many time steps there are."""
         return len(self.info.periods)

@@ -22,6 +22,7 @@ from casbah.products.manifest import MANIFEST, Product
 from casbah.products.prediction import Prediction
 from casbah.progress import say
 from casbah.publish.places import Place, place_of
+from casbah.stac import STAC_VERSION
 from casbah.storage import Store
 
 COLLECTION = "collection.json"
@@ -81,7 +82,7 @@ def publish(
     items = {kind: json.loads((one.path / "item.json").read_text(encoding="utf-8")) for kind, one in products.items()}
     texts = {kind: _text(_item(item, kind, name)) for kind, item in items.items()}
     prefix = _prefix(products, texts)
-    earlier = _check(place)
+    earlier = check_place(place)
     for kind, text in texts.items():
         _write(place, f"{prefix}/items/{kind}.json", text)
     for kind, product in products.items():
@@ -102,7 +103,7 @@ def collection(name: str, prediction: Prediction, items: Mapping[str, dict[str, 
     what = "SIMULATED imagery: not a map of any place. " if info.simulated else ""
     return {
         "type": "Collection",
-        "stac_version": "1.1.0",
+        "stac_version": STAC_VERSION,
         "id": name,
         "title": f"Buildings by {info.model.name}",
         "description": f"{what}Probability of building by {info.model.name} from Sentinel-2 "
@@ -142,7 +143,7 @@ def _prefix(products: Mapping[str, Product], items: Mapping[str, bytes]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _check(place: Place) -> dict[str, Any] | None:
+def check_place(place: Place) -> dict[str, Any] | None:
     """The collection of an earlier publishing; None where there is none.
 
     `InputError` where something else lies there than what publishings write: somebody else's is not to be written over.

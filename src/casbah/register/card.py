@@ -9,10 +9,10 @@ import casbah
 from casbah.blocks import place
 from casbah.products.evaluation import EvaluationMetrics, Scores
 from casbah.register.candidate import Candidate
+from casbah.scoring import SCORES_IN_WORDS
 
 CARD = "model_card.md"
 
-SCORES = {"iou": "IoU", "f1": "F1", "precision": "precision", "recall": "recall"}
 
 DAY = re.compile(r"(?<![0-9])(20[0-9]{2})(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])(?=T|[^0-9]|$)")
 """The day of acquisition in the id of a Sentinel-2 item."""
@@ -70,7 +70,7 @@ def _context(name: str, candidate: Candidate) -> dict[str, Any]:
         "items": items,
         "days": _days(items),
         "rows": _rows(metrics),
-        "heads": list(SCORES.values()),
+        "heads": list(SCORES_IN_WORDS.values()),
         "aligned": candidate.aligned,
         "seen": bool(training.refit),
         "pixels": sum(block.tp + block.fp + block.fn + block.tn for block in metrics.blocks),
@@ -109,7 +109,7 @@ def _days(items: list[str]) -> list[str]:
 
 def _rows(metrics: EvaluationMetrics) -> list[tuple[str, list[str]]]:
     def cells(scores: Scores) -> list[str]:
-        return [getattr(scores, score).text() for score in SCORES]
+        return [getattr(scores, score).text() for score in SCORES_IN_WORDS]
 
     rows = [(metrics.experiment, cells(metrics.building))]
     if metrics.unaligned is not None:

@@ -38,6 +38,7 @@ from casbah.register.versions import (
     page_of,
     versions_of,
 )
+from casbah.scoring import SCORES
 
 EXPERIMENT = "casbah"
 RUN_NAME = "register "
@@ -211,7 +212,7 @@ def _log(mlflow: Any, name: str, candidate: Candidate) -> Any:
 
 def _scores(metrics: EvaluationMetrics) -> dict[str, float]:
     found: dict[str, float] = {"test_ece": metrics.ece}
-    for score in ("iou", "f1", "precision", "recall"):
+    for score in SCORES:
         interval = getattr(metrics.building, score)
         for suffix, value in (("", interval.value), ("_low", interval.low), ("_high", interval.high)):
             if value is not None:
@@ -245,7 +246,7 @@ def _tags(candidate: Candidate) -> dict[str, str]:
     }
     if training.refit:
         tags["casbah.refit"] = f"{training.refit}; its scores are those of the protocol ({metrics.protocol})"
-    for score in ("iou", "f1", "precision", "recall"):
+    for score in SCORES:
         interval = getattr(metrics.building, score)
         tags[f"casbah.test_{score}"] = json.dumps([interval.value, interval.low, interval.high])
     return tags

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from casbah import mlflow_server
 from casbah.addresses import shown
 from casbah.errors import InputError
 
@@ -73,7 +74,7 @@ def champion_of(client: Any, name: str) -> Any:
     try:
         return client.get_model_version_by_alias(name, CHAMPION)
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code in mlflow_server.ABSENT:
             return None
         raise
 

@@ -60,7 +60,7 @@ def plan(sources: Sequence[Source], lattices: Sequence[Lattice], max_ignore: flo
     made = Plan()
     blocks = [list(lattice.over(source.grid)) for source, lattice in zip(sources, lattices, strict=True)]
     for source, lattice in zip(sources, lattices, strict=True):
-        if len(sources) == 1 or not source.scene.manifest.parameters.get("cell"):
+        if len(sources) == 1 or not source.scene.cell:
             _check_size(source, lattice)
     with task("looking for tiles", sum(map(len, blocks))) as progress:
         for number, (source, lattice) in enumerate(zip(sources, lattices, strict=True)):
