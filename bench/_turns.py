@@ -3,8 +3,10 @@
 import contextlib
 import io
 import math
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 
 def measure(runs: dict[str, Callable[[], None]], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
@@ -18,3 +20,9 @@ def measure(runs: dict[str, Callable[[], None]], rounds: int) -> tuple[dict[str,
             wall[name] = min(wall[name], time.perf_counter() - began)
             cpu[name] = min(cpu[name], time.process_time() - spent)
     return wall, cpu
+
+
+def peak() -> float:
+    """MB of resident memory at the peak of this process."""
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    return int(found[1]) / 1000 if found else math.nan

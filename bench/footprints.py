@@ -1,6 +1,7 @@
 """How fast polygons come out of probabilities, and how true their areas are, beside outlines along pixels, in one run.
 
 python -m bench.footprints [--objects 10000] [--footprints FILE --crs EPSG:n]
+python -m bench.footprints --large 10980
 
 Simulated buildings (turned rectangles of 20-70 m, one every 120 m, as a sensor with a Gaussian spread of 8 m sees them)
 give a surface of probabilities that is known everywhere, sampled at the middles of pixels of 10 m and stored in 200
@@ -12,26 +13,41 @@ The error of one object is |area - true area| / true area, its mean is over all 
 together. With `--footprints` those of a file stand in for the simulated ones: their exact cover is the surface, the
 cover of pixels moved by whole metres its truth, and there is no error of one, since buildings merge. That surface has
 edges that no sensor gives, and much of it is less than a pixel wide.
+
+`--large N` makes a simulated prediction of N x N pixels with a building on every 144 of them, draws its footprints by
+the whole stage and records the peak of resident memory.
 """
 
 import argparse
+import itertools
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import geopandas
 import numpy as np
+import rasterio
 import shapely
 from numpy.typing import NDArray
 from rasterio.features import rasterize, shapes
+from rasterio.windows import Window
 from scipy.ndimage import uniform_filter
 from scipy.special import ndtr
 
-from bench._turns import measure
+from bench._turns import measure, peak
+from casbah.bands import BAND_NAMES
 from casbah.cover import exact_fractions, united
+from casbah.footprints import footprints
 from casbah.footprints.contours import Outline, Values, outlines
-from casbah.footprints.shaping import shaped
-from casbah.footprints.stage import MOVED, in_metres, padded
+from casbah.footprints.drawing import Drawing, in_metres
+from casbah.footprints.spool import Spool
+from casbah.footprints.stage import MOVED, WINDOW, padded
 from casbah.grid import Grid
+from casbah.predict.describe import stac_item
+from casbah.products.prediction import Prediction, PredictionInfo, Predictor
 
 ROUNDS = 3
 STEPS = 200
@@ -39,6 +55,10 @@ LEVEL = STEPS // 2
 SPACING = 12
 """Pixels between two simulated buildings."""
 SPREAD = 8.0
+MADE_APART = "import sys; from pathlib import Path; from bench.footprints import make_large; " + (
+    "make_large(Path(sys.argv[1]), int(sys.argv[2]))"
+)
+"""In a process of its own, so that what making the prediction takes is no part of the peak."""
 FINE = 10
 """Points on a side of a pixel that the truth is counted on."""
 
@@ -98,10 +118,11 @@ def by_contours(values: Values, grid: Grid, window: int) -> list[Outline]:
 
 def by_shaping(values: Values, grid: Grid, window: int) -> NDArray[np.object_]:
     """The polygons of the stage, in metres."""
-    made = by_contours(values, grid, window)
-    loose = ~np.array([outline.cut for outline in made], bool)
-    pixels = np.array([outline.pixels for outline in made])
-    return shaped(in_metres(made, grid), loose, pixels, MOVED * grid.resolution, True).taken()
+    with tempfile.TemporaryDirectory() as scratch, Spool.within(Path(scratch)) as spool:
+        drawing = Drawing(spool, grid, 0.0, MOVED * grid.resolution, True)
+        drawing.add(by_contours(values, grid, window), STEPS)
+        drawing.settle(WINDOW * grid.resolution)
+        return np.concatenate([polygons for _, polygons in drawing.chunks()])
 
 
 def by_pixels(values: Values, grid: Grid) -> NDArray[np.object_]:
@@ -119,13 +140,57 @@ def by_object(polygons: NDArray[np.object_], grid: Grid, side: int) -> NDArray[n
     return np.bincount(cell, weights=shapely.area(polygons), minlength=side * side)
 
 
+def make_large(path: Path, pixels: int) -> None:
+    """A prediction in which the same 8,100 simulated buildings stand again and again."""
+    buildings = Buildings(8100)
+    side = buildings.side * SPACING
+    square = stored(buildings.surface(1).transpose(0, 2, 1, 3).reshape(side, side)).astype("uint8")
+    grid = Grid("EPSG:32631", 500_000.0, 4_000_000.0, pixels, pixels)
+    info = PredictionInfo(
+        model=Predictor(digest="0" * 64, experiment="bench"), scene="bench", periods=(), level="L2A", bands=BAND_NAMES,
+        threshold=0.5, building_cover=50, window=256, overlap=64, simulated=True,
+    )  # fmt: skip
+    with Prediction.write(path, parameters={}) as draft:
+        profile = grid.profile(
+            driver="GTiff", count=1, dtype="uint8", nodata=info.nodata, tiled=True, blockxsize=512, blockysize=512,
+            compress="deflate",
+        )  # fmt: skip
+        with rasterio.open(draft.directory / "probability.tif", "w", **profile) as target:
+            for top, left in itertools.product(range(0, pixels, side), repeat=2):
+                height, width = min(side, pixels - top), min(side, pixels - left)
+                target.write(square[:height, :width], 1, window=Window(left, top, width, height))
+        for name in ("mask.tif", "unlike.tif"):
+            (draft.directory / name).write_bytes(b"not read")
+        draft.write_json("prediction.json", info.model_dump(mode="json"))
+        draft.write_json("item.json", stac_item(info, grid, [], "0" * 64))
+
+
+def large(pixels: int) -> None:
+    """Print seconds and the peak of memory for a large prediction."""
+    with tempfile.TemporaryDirectory() as scratch:
+        words = [sys.executable, "-c", MADE_APART, f"{scratch}/map", str(pixels)]
+        subprocess.run(words, check=True)
+        before, began = peak(), time.perf_counter()
+        made = footprints(f"{scratch}/map", f"{scratch}/footprints")
+        seconds = time.perf_counter() - began
+        size = made.parquet_path.stat().st_size / made.info.polygons
+    print(
+        f"{pixels} x {pixels} pixels, {made.info.polygons:,} polygons of {size:.0f} bytes: {seconds:.0f} s, "
+        f"peak {peak():.0f} MB ({before:.0f} MB before)"
+    )
+
+
 def main() -> None:
     """Measure and print one table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--objects", type=int, default=10_000)
     parser.add_argument("--footprints", type=Path)
     parser.add_argument("--crs", default="EPSG:32632")
+    parser.add_argument("--large", type=int, metavar="PIXELS", help="the whole stage, and its peak of memory")
     asked = parser.parse_args()
+    if asked.large:
+        large(asked.large)
+        return
     truth: NDArray[np.float64] | None = None
     if asked.footprints:
         frame = geopandas.read_file(asked.footprints).to_crs(asked.crs)

@@ -4,6 +4,8 @@ import errno
 import json
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -93,11 +95,15 @@ def test_a_disc_keeps_its_area_and_its_place_below_the_size_of_a_pixel(
 
 
 @pytest.mark.parametrize("values", ["uint8", "uint16"])
-def test_the_result_is_the_same_whatever_the_window(values: str, tmp_path: Path) -> None:
-    whole = drawn(tmp_path, patches(), values=values)
+def test_the_result_is_the_same_whatever_the_window(
+    values: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of outlines that are simplified so much that many lie over others before they are told apart."""
+    whole = drawn(tmp_path, patches(), values=values, simplify=20)
     assert len(whole.footprints()) > 100
+    monkeypatch.setattr("casbah.footprints.stage.SQUARE", 1)
     for window in (64, 37, 8):
-        made = drawn(tmp_path, patches(), window=window, name=f"window-{window}")
+        made = drawn(tmp_path, patches(), window=window, simplify=20, name=f"window-{window}")
         assert made.digest == whole.digest, "every file has the same bytes"
 
 
@@ -121,7 +127,10 @@ def test_every_pixel_at_or_above_the_threshold_lies_in_one_polygon_and_no_other_
     np.testing.assert_allclose(made.footprints().probability, mean, atol=1e-5)
 
 
-def test_polygons_are_valid_and_apart_and_have_no_seam_of_a_window(tmp_path: Path) -> None:
+def test_polygons_are_valid_and_apart_and_have_no_seam_of_a_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("casbah.footprints.stage.SQUARE", 1)
     for metres in (0, 1, 20):
         made = drawn(tmp_path, patches(), window=16, minimum_area=0, simplify=metres)
         shapes = made.footprints().geometry.to_numpy()
@@ -566,6 +575,32 @@ def test_memory_for_pixels_is_bounded_by_the_window(tmp_path: Path, monkeypatch:
     footprints(tmp_path / "prediction", tmp_path / "made", window=16)
     assert max(read) <= (16 + 9) ** 2, "four pixels more on each side, and a line of pixels shared"
     assert sum(read) >= GRID.rows * GRID.cols
+
+
+MEASURED = """
+import re, sys
+import casbah.footprints.stage as stage
+from casbah.footprints import drawing
+drawing.CHUNK = 1000
+stage.footprints(*sys.argv[1:], square=False, window=64)
+# Not ru_maxrss, which begins with what the parent held.
+print(re.search(r"VmHWM:\\s*([0-9]+) kB", open("/proc/self/status").read())[1])
+"""
+
+
+def test_memory_hardly_grows_with_the_polygons(tmp_path: Path) -> None:
+    """Of 19,200 more polygons all forms in memory were 100 MB more."""
+    peaks = []
+    for side in (240, 480):
+        dots = np.zeros((side, side))
+        dots[1::3, 1::3] = 0.9
+        make_prediction(tmp_path / f"{side}", dots, Grid(GRID.crs, GRID.west, GRID.north, side, side))
+        words = [sys.executable, "-c", MEASURED, str(tmp_path / f"{side}"), str(tmp_path / f"made{side}")]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout) * 1024)
+    assert FootprintSet.open(tmp_path / "made480").info.polygons == 160**2
+    assert peaks[1] - peaks[0] < 25e6, f"{peaks[0] / 1e6:.0f} MB, then {peaks[1] / 1e6:.0f} MB"
 
 
 def _opened(read: Any) -> Any:

@@ -24,6 +24,12 @@ class Ground:
         self.grid, self.side = grid, side
         self.observed: Counter[str] = Counter()
         """Block -> observed pixels whose centres lie in it."""
+        self.polygons: Counter[str] = Counter()
+        """Block -> polygons whose first pixel lies in it."""
+        self.areas: dict[str, float] = {}
+        """Block -> square metres of polygons in it."""
+        self.bounds: tuple[float, float, float, float] | None = None
+        """West, south, east and north of all polygons; None without any."""
 
     def add(self, known: NDArray[np.bool_], top: int, left: int) -> None:
         """Count the observed pixels of a window."""
@@ -52,49 +58,41 @@ class Ground:
         at = np.floor(shapely.get_coordinates(points) / self.side)
         return [self.name(int(col), int(row)) for col, row in at]
 
-    def table(self, outlines: Polygons, first: NDArray[np.int64]) -> "geopandas.GeoDataFrame":
+    def cover(self, outlines: Polygons, first: NDArray[np.int64]) -> None:
+        """Count polygons, whose `first` pixels are (row, col), and measure what of them lies in which block."""
+        self.polygons.update(self.of_pixels(first))
+        before = [shapely.box(*self.bounds)] if self.bounds else []
+        west, south, east, north = shapely.total_bounds([*outlines, *before]).tolist()
+        self.bounds = west, south, east, north
+        index, col, row = in_squares(shapely.bounds(outlines).reshape(-1, 4), self.side)
+        shapes = outlines[index]
+        # Most polygons lie in one block and need no cutting.
+        cut = np.bincount(index, minlength=len(outlines))[index] > 1
+        west, south = col[cut] * self.side, row[cut] * self.side
+        shapes[cut] = shapely.intersection(shapes[cut], shapely.box(west, south, west + self.side, south + self.side))
+        for east, north, area in zip(col.tolist(), row.tolist(), shapely.area(shapes).tolist(), strict=True):
+            if area > 0:
+                block = self.name(east, north)
+                self.areas[block] = self.areas.get(block, 0.0) + area
+
+    def table(self) -> "geopandas.GeoDataFrame":
         """The rows of `blocks.parquet`, by name."""
         import geopandas
 
-        counts, areas = Counter(self.of_pixels(first)), self._areas(outlines)
-        blocks = sorted(self.observed.keys() | areas.keys())
+        blocks = sorted(self.observed.keys() | self.areas.keys())
         observed = np.array([self.observed[block] for block in blocks], float) * self.grid.resolution**2
-        area = np.array([areas.get(block, 0.0) for block in blocks], float)
+        area = np.array([self.areas.get(block, 0.0) for block in blocks], float)
         with np.errstate(invalid="ignore", divide="ignore"):
             built = area / observed
         columns = {
             "block": np.array(blocks, object),
-            "polygons": np.array([counts[block] for block in blocks], np.int64),
+            "polygons": np.array([self.polygons[block] for block in blocks], np.int64),
             "area_m2": area,
             "observed_m2": observed,
             "built": np.where(observed > 0, built, np.nan),
         }
         squares = [shapely.box(*place(block)[1]) for block in blocks]
         return geopandas.GeoDataFrame(columns, geometry=squares, crs=self.grid.crs)
-
-    def _areas(self, outlines: Polygons) -> dict[str, float]:
-        """Block -> square metres of polygons in it."""
-        low_high = np.floor(shapely.bounds(outlines).reshape(-1, 4) / self.side).astype(np.int64)
-        parts: list[tuple[int, int, int]] = [
-            (index, col, row)
-            for index, (west, south, east, north) in enumerate(low_high.tolist())
-            for row in range(south, north + 1)
-            for col in range(west, east + 1)
-        ]
-        if not parts:
-            return {}
-        index, col, row = np.array(parts, np.int64).T
-        shapes = outlines[index]
-        # Most polygons lie in one block and need no cutting.
-        cut = np.bincount(index)[index] > 1
-        squares = shapely.box(col * self.side, row * self.side, (col + 1) * self.side, (row + 1) * self.side)
-        shapes[cut] = shapely.intersection(shapes[cut], squares[cut])
-        found: dict[str, float] = {}
-        for east, north, area in zip(col.tolist(), row.tolist(), shapely.area(shapes).tolist(), strict=True):
-            if area > 0:
-                block = self.name(east, north)
-                found[block] = found.get(block, 0.0) + area
-        return found
 
     def _block_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.floor((self.grid.north - (rows + 0.5) * self.grid.resolution) / self.side).astype(np.int64)
@@ -106,3 +104,13 @@ class Ground:
 def is_side(side: float) -> bool:
     """Whether blocks can have such a side (metres)."""
     return math.isfinite(side) and side > 0
+
+
+def in_squares(bounds: NDArray[np.float64], side: float) -> tuple[NDArray[np.int64], ...]:
+    """The squares of a lattice that boxes (west, south, east, north) reach: index of the box, column and row of the
+    square, box by box and from the south-west."""
+    west, south, east, north = np.floor(bounds / side).astype(np.int64).T
+    wide, count = east - west + 1, (east - west + 1) * (north - south + 1)
+    index = np.repeat(np.arange(len(bounds)), count)
+    nth = np.arange(len(index)) - (np.cumsum(count) - count)[index]
+    return index, west[index] + nth % wide[index], south[index] + nth // wide[index]

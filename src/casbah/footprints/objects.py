@@ -5,8 +5,8 @@ does a polygon stand on buildings, and which polygons are one building. Only gro
 counts. Ground that the model has learned from or was tuned on is scored apart: it says nothing of its skill elsewhere.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,12 @@ class _Objects:
     """Index into SIZES, of the whole object."""
     blocks: NDArray[np.object_]
 
+    @classmethod
+    def all_of(cls, parts: "list[_Objects]") -> "_Objects":
+        """Those of several parts as one."""
+        none = cls(np.zeros(0, object), np.zeros(0, np.int64), np.zeros(0, object))
+        return cls(*(np.concatenate([getattr(part, one.name) for part in (none, *parts)]) for one in fields(cls)))
+
     @property
     def areas(self) -> NDArray[np.float64]:
         return np.asarray(shapely.area(self.shapes))
@@ -110,17 +116,20 @@ def shift_of(labels: LabelSet) -> tuple[float, float]:
 
 
 def object_scores(
-    outlines: Polygons, labels: LabelSet, prediction: Prediction, moved: tuple[float, float] = (0.0, 0.0)
+    outlines: Iterable[Polygons], labels: LabelSet, prediction: Prediction, moved: tuple[float, float] = (0.0, 0.0)
 ) -> dict[str, Any]:
-    """The scores of polygons (metres) against labels, `moved` by metres east and north, as JSON can hold them: `rules`,
-    whose labels they are, and by `ground` (unseen, seen, undeclared) the counts and scores."""
+    """The scores of polygons (metres; some at a time) against labels, `moved` by metres east and north.
+
+    As JSON can hold them: `rules`, whose labels they are, and by `ground` (unseen, seen, undeclared) the counts and
+    scores. Of all polygons those on labelled ground alone are held in memory.
+    """
     truth = shapely.make_valid(labels.footprints().geometry.to_numpy(), method="structure", keep_collapsed=False)
     truth = shapely.transform(truth, lambda points: points + np.array(moved))
     area = _common(prediction.grid, labels.grid)
     if labels.info.labelled_area is not None:
         area = shapely.intersection(area, shapely.geometry.shape(labels.info.labelled_area))
     buildings = _counting(truth, area, labels, prediction)
-    polygons = _counting(outlines, area, labels, prediction)
+    polygons = _Objects.all_of([_counting(some, area, labels, prediction) for some in outlines])
     under, first, second, shared = _shares(buildings, polygons)
     found = under >= FOUND
     merged = _merged(found, first, second, shared)

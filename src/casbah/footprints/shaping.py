@@ -1,10 +1,11 @@
 """Contours as a map wants them: fewer vertices, right angles where the shape has them, no polygon over another.
 
-Every step is held against the contour: an outline whose area differs from it by more than `MOST` takes the next plainer
-form, down to the contour itself. Each form depends on its own polygon alone, but for overlaps, of which both sides step
-down together: nothing depends on an order or on windows.
+Every step is held against the contour: an outline whose area differs from it by more than `MOST` is not taken, and one
+that lies over any form of another polygon steps down to the next plainer form, as does the other. A polygon's outline
+depends on it and on what lies beside it alone: nothing depends on an order or on windows.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,9 @@ import shapely
 from numpy.typing import NDArray
 
 Polygons = NDArray[np.object_]
+
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Indices of the one and of the other."""
 
 MOST = 0.05
 """Share of its contour's area by which an outline may differ."""
@@ -29,39 +33,62 @@ OVER = 1e-3
 """Square metres that two outlines may share by rounding."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Forms:
-    """Every polygon as its contour, simplified and squared, and which of these is taken."""
+    """Every polygon as its contour, simplified and squared, and the best of these that it can have."""
 
     contour: Polygons
     simplified: Polygons
     squared: Polygons
-    form: NDArray[np.int8]
+    best: NDArray[np.int8]
     """0 contour, 1 simplified, 2 squared."""
 
-    def taken(self) -> Polygons:
-        """The outlines."""
-        return np.where(self.form == 2, self.squared, np.where(self.form == 1, self.simplified, self.contour))
+    def at(self, level: int) -> tuple[NDArray[np.int64], Polygons]:
+        """Which polygons have a form of this level, and those forms."""
+        which = np.flatnonzero(self.best >= level)
+        return which, (self.contour, self.simplified, self.squared)[level][which]
 
 
-def shaped(
+def forms(
     contour: Polygons, loose: NDArray[np.bool_], pixels: NDArray[np.int64], tolerance: float, square: bool
 ) -> Forms:
-    """The outlines of contours in metres; those that are not `loose` stay as they are.
+    """The forms of contours in metres; those that are not `loose` have no other.
 
     `pixels` is the number of pixels of each, `tolerance` the metres that simplification may move an outline by.
     """
     simplified = _simplified(contour, tolerance)
-    form = (loose & (tolerance > 0)).astype(np.int8)
+    best = (loose & (tolerance > 0)).astype(np.int8)
     squared = simplified.copy()
     if square:
         for index in np.flatnonzero(loose & (pixels >= SQUARED_PIXELS)):
             made = _squared(contour[index], simplified[index], tolerance)
             if made is not None:
-                squared[index], form[index] = made, 2
-    forms = Forms(contour, simplified, squared, form)
-    _part(forms)
-    return forms
+                squared[index], best[index] = made, 2
+    return Forms(contour, simplified, squared, best)
+
+
+def overlapping(
+    shapes: Polygons, movable: NDArray[np.bool_], pairs: Callable[[Pairs], NDArray[np.bool_]]
+) -> NDArray[np.bool_]:
+    """Which of the `movable` shapes lie over another, of the pairs of shapes that `pairs` lets count."""
+    found = np.zeros(len(shapes), bool)
+    asked = np.flatnonzero(movable)
+    met, other = shapely.STRtree(shapes).query(shapes[asked])
+    first, second = asked[met], other
+    # Of two movable ones either finds the other.
+    once = ~movable[second] | (first < second)
+    first, second = first[once], second[once]
+    counts = pairs((first, second))
+    first, second = first[counts], second[counts]
+    swap = shapely.get_num_coordinates(shapes[first]) < shapely.get_num_coordinates(shapes[second])
+    large, small = np.where(swap, second, first), np.where(swap, first, second)
+    shapely.prepare(shapes[np.unique(large)])
+    meet = shapely.intersects(shapes[large], shapes[small])
+    large, small = large[meet], small[meet]
+    over = shapely.area(shapely.intersection(shapes[large], shapes[small])) > OVER
+    found[large[over]] = True
+    found[small[over]] = True
+    return found & movable
 
 
 def without_small_holes(polygons: Polygons, least: float) -> Polygons:
@@ -108,23 +135,6 @@ def _restored(outline: Polygons, contour: Polygons, most: float) -> Polygons:
     found = outline.copy()
     found[small] = shapely.set_coordinates(outline[small].copy(), moved)
     return found
-
-
-def _part(forms: Forms) -> None:
-    """Let outlines that overlap step down to their plainer form until none does; contours never overlap."""
-    moved = np.flatnonzero(forms.form > 0)
-    while len(moved):
-        outline = forms.taken()
-        first, second = shapely.STRtree(outline).query(outline[moved], predicate="intersects")
-        first = moved[first]
-        apart = first == second
-        first, second = first[~apart], second[~apart]
-        over = shapely.area(shapely.intersection(outline[first], outline[second])) > OVER
-        both = np.unique(np.concatenate([first[over], second[over]]))
-        moved = both[forms.form[both] > 0]
-        forms.form[moved] -= 1
-        # What has stepped down may lie over another still, and nothing else can.
-        moved = np.flatnonzero(forms.form > 0) if len(moved) else moved
 
 
 def _squared(contour: shapely.Polygon, simplified: shapely.Polygon, most: float) -> shapely.Polygon | None:

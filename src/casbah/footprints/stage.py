@@ -2,25 +2,26 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import geopandas
 import numpy as np
+import pyarrow
 import rasterio
 import shapely
-from numpy.typing import NDArray
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from casbah import progress
-from casbah.errors import InputError
-from casbah.footprints.contours import UNKNOWN, Outline, Values, outlines, windows
+from casbah.errors import InputError, WorldError
+from casbah.footprints.contours import UNKNOWN, Values, outlines, windows
 from casbah.footprints.describe import stac_item
+from casbah.footprints.drawing import Drawing
 from casbah.footprints.ground import Ground, is_side
 from casbah.footprints.objects import check, object_scores, shift_of
-from casbah.footprints.shaping import Forms, shaped, without_small_holes
-from casbah.footprints.writing import dates, write_parquet, write_vector
+from casbah.footprints.spool import Spool
+from casbah.footprints.writing import COLUMNS, GEOMETRY, Layer, dates, write_table
 from casbah.grid import Grid
 from casbah.products.footprints import BLOCKS, FLATGEOBUF, GEOPACKAGE, MEANING, PARQUET, FootprintInfo, FootprintSet
 from casbah.products.labels import LabelSet
@@ -30,6 +31,9 @@ from casbah.scoring import called_building
 
 WINDOW = 512
 """Pixels on a side of what is in memory at once, beside a grid of contours four times as fine."""
+
+SQUARE = 256
+"""Pixels on a side of the least ground whose polygons are held against each other at once."""
 
 BLOCK_SIZE = 1000.0
 """Metres."""
@@ -66,7 +70,7 @@ def footprints(
     With `labels` (a label set of the same CRS) the polygons are scored object by object, apart on ground that the model
     has seen; `align` moves the labels first by the shift that they show against their image. `block_size` (metres) is
     the side of the blocks of `blocks.parquet`. `window` (pixels) bounds the memory for pixels and changes nothing in
-    the result; the polygons are all held in memory.
+    the result; shapes wait on the disk of the output, with about a hundred bytes for each in memory.
 
     Raises `InputError` for input that can't be used (nothing is written then) and `WorldError` where the disk fails.
     """
@@ -84,31 +88,6 @@ def footprints(
     at = said.threshold if threshold is None else threshold
     least = SMALLEST * grid.resolution**2 if minimum_area is None else minimum_area
     tolerance = MOVED * grid.resolution if simplify is None else simplify
-    drawn = _drawn(opened, at, least, tolerance, square, Ground(grid, block_size), window)
-    if not len(drawn.outlines):
-        progress.say(
-            f"{opened.path}: nothing of {least:g} m2 or more has a probability of {at:g} or more, so that the set "
-            f"holds no polygon (the highest probability is {drawn.highest:.3f})"
-        )
-    info = FootprintInfo(
-        model=said.model,
-        meaning=MEANING.format(cover=said.building_cover, resolution=grid.resolution, threshold=at),
-        threshold=at,
-        building_cover=said.building_cover,
-        resolution=grid.resolution,
-        minimum_area=least,
-        simplified=tolerance,
-        squared=square,
-        block_size=block_size,
-        periods=said.periods,
-        polygons=len(drawn.outlines),
-        area=float(shapely.area(drawn.outlines).sum()),
-        area_of_contours=float(shapely.area(drawn.contours).sum()),
-        area_of_pixels=drawn.pixels * grid.resolution**2,
-        attribution=said.attribution,
-        simulated=said.simulated,
-        objects={} if truth is None else object_scores(drawn.outlines, truth, opened, moved),
-    )
     parameters = {
         "threshold": threshold,
         "minimum_area": minimum_area,
@@ -120,13 +99,48 @@ def footprints(
         "window": window,
     }
     inputs = {"prediction": opened.digest} | ({} if truth is None else {"labels": truth.digest})
-    with FootprintSet.write(output, parameters=parameters, inputs=inputs) as draft:
-        frame = _frame(drawn, info, grid)
-        write_parquet(frame, draft.directory / PARQUET, info)
-        write_vector(frame, draft.directory / GEOPACKAGE, info)
+    with (
+        FootprintSet.write(output, parameters=parameters, inputs=inputs) as draft,
+        Spool.within(draft.directory) as spool,
+    ):
+        drawing = Drawing(spool, grid, least, tolerance, square)
+        ground = Ground(grid, block_size)
+        pixels, highest = _draw(opened, at, drawing, ground, window)
+        if not len(drawing):
+            progress.say(
+                f"{opened.path}: nothing of {least:g} m2 or more has a probability of {at:g} or more, so that the set "
+                f"holds no polygon (the highest probability is {highest:.3f})"
+            )
+        for rows, shapes in drawing.chunks():
+            ground.cover(shapes, rows["first"])
+        objects = {}
+        if truth is not None:
+            objects = object_scores((shapes for _, shapes in drawing.chunks()), truth, opened, moved)
+        info = FootprintInfo(
+            model=said.model,
+            meaning=MEANING.format(cover=said.building_cover, resolution=grid.resolution, threshold=at),
+            threshold=at,
+            building_cover=said.building_cover,
+            resolution=grid.resolution,
+            minimum_area=least,
+            simplified=tolerance,
+            squared=square,
+            block_size=block_size,
+            periods=said.periods,
+            polygons=len(drawing),
+            area=drawing.area,
+            area_of_contours=drawing.area_of_contours,
+            area_of_pixels=pixels * grid.resolution**2,
+            attribution=said.attribution,
+            simulated=said.simulated,
+            objects=objects,
+        )
+        layer = Layer(info, grid.crs, ground.bounds, lambda: _rows(drawing, info, grid))
+        layer.write_parquet(draft.directory / PARQUET)
+        layer.write_vector(draft.directory / GEOPACKAGE)
         if flatgeobuf:
-            write_vector(frame, draft.directory / FLATGEOBUF, info)
-        write_parquet(drawn.ground.table(drawn.outlines, drawn.first), draft.directory / BLOCKS, info)
+            layer.write_vector(draft.directory / FLATGEOBUF)
+        write_table(ground.table(), draft.directory / BLOCKS, info)
         draft.write_json("footprints.json", json.loads(info.model_dump_json()))
         draft.write_json("item.json", stac_item(info, opened, draft.directory, output))
     return FootprintSet.open(output, verify=False)
@@ -146,39 +160,12 @@ def _check(
         raise InputError(f"the window is {window} pixels; at least 1 is wanted")
 
 
-class _Drawn:
-    """All polygons of a prediction, from the north to the south, and what was counted on the way."""
-
-    def __init__(self, made: list[Outline], steps: int, ground: Ground) -> None:
-        self.ground = ground
-        made.sort(key=lambda outline: outline.first)
-        self.contours = in_metres(made, ground.grid)
-        self.outlines = self.contours
-        self.first = np.array([outline.first for outline in made], np.int64).reshape(-1, 2)
-        self.cut = np.array([outline.cut for outline in made], bool)
-        self.counts = np.array([outline.pixels for outline in made], np.int64)
-        total = np.array([outline.total for outline in made], np.float64)
-        self.probability = total / np.maximum(self.counts, 1) / steps
-        self.pixels = 0
-        """Building pixels, also of polygons that are too small."""
-        self.highest = 0.0
-        """Probability."""
-
-    def keep(self, which: NDArray[np.bool_]) -> None:
-        for name in ("contours", "outlines", "first", "cut", "counts", "probability"):
-            setattr(self, name, getattr(self, name)[which])
-
-
-def _drawn(
-    prediction: Prediction, threshold: float, least: float, tolerance: float, square: bool, ground: Ground, window: int
-) -> _Drawn:
-    """The polygons of a prediction."""
+def _draw(prediction: Prediction, threshold: float, drawing: Drawing, ground: Ground, window: int) -> tuple[int, float]:
+    """Fill a drawing with the polygons of a prediction, and the ground with what was observed; how many pixels are
+    building, also in what is too small to be drawn, and the highest probability."""
     info, grid = prediction.info, prediction.grid
     level = _level(threshold, info.steps)
-    made: list[Outline] = []
     pixels, highest = 0, 0
-    # Of what shaping may change, the area alone decides what is kept: dust far below it is dropped at once.
-    dust = 0.9 * least / grid.resolution**2
 
     def seen(values: Values, top: int, left: int) -> None:
         nonlocal pixels, highest
@@ -191,14 +178,9 @@ def _drawn(
         progress.task("contours", windows(grid.shape, window)) as task,
     ):
         for batch in outlines(_reader(dataset, grid, info.nodata), grid.shape, level, window, seen, task.advance):
-            made += [outline for outline in batch if outline.shape.area >= dust]
-    drawn = _Drawn(made, info.steps, ground)
-    drawn.contours = without_small_holes(drawn.contours, least)
-    forms: Forms = shaped(drawn.contours, ~drawn.cut, drawn.counts, tolerance, square)
-    drawn.outlines = forms.taken()
-    drawn.keep(shapely.area(drawn.outlines) >= least)
-    drawn.pixels, drawn.highest = pixels, highest / info.steps
-    return drawn
+            drawing.add(batch, info.steps)
+    drawing.settle(max(window, SQUARE) * grid.resolution)
+    return pixels, highest / info.steps
 
 
 def _level(threshold: float, steps: int) -> int:
@@ -208,7 +190,10 @@ def _level(threshold: float, steps: int) -> int:
 
 def _reader(dataset: Any, grid: Grid, nodata: int) -> Any:
     def inside(rows: tuple[int, int], cols: tuple[int, int]) -> Values:
-        found = dataset.read(1, window=Window.from_slices(rows, cols)).astype(np.int32)
+        try:
+            found = dataset.read(1, window=Window.from_slices(rows, cols)).astype(np.int32)
+        except RasterioError as error:
+            raise WorldError(f"{dataset.name} could not be read: {error}; is its disk still there?") from error
         found[found == nodata] = UNKNOWN
         return np.asarray(found)
 
@@ -227,32 +212,19 @@ def padded(inside: Callable[[tuple[int, int], tuple[int, int]], Values], grid: G
     return read
 
 
-def in_metres(made: list[Outline], grid: Grid) -> NDArray[np.object_]:
-    """The shapes of outlines, which are in pixels, in the grid's CRS."""
-    shapes = np.array([outline.shape for outline in made], object)
-    scale, corner = np.array([grid.resolution, -grid.resolution]), np.array([grid.west, grid.north])
-    return shapely.orient_polygons(shapely.transform(shapes, lambda points: points * scale + corner))
-
-
-def _frame(drawn: _Drawn, info: FootprintInfo, grid: Grid) -> geopandas.GeoDataFrame:
-    """The rows that are written."""
-    code, count = grid.crs.removeprefix("EPSG:"), len(drawn.outlines)
-    east = grid.west + (drawn.first[:, 1] + 0.5) * grid.resolution
-    north = grid.north - (drawn.first[:, 0] + 0.5) * grid.resolution
-
-    def said(text: str) -> NDArray[np.object_]:
-        return np.full(count, text, object)
-
-    return geopandas.GeoDataFrame(
-        {
-            "id": np.array([f"{code}_{x:.0f}_{y:.0f}" for x, y in zip(east, north, strict=True)], object),
-            "probability": np.round(drawn.probability, 6),
-            "area_m2": shapely.area(drawn.outlines),
-            "model": said(info.model.name),
-            "dates": said(dates(info)),
-            "attribution": said("; ".join(info.attribution)),
-            "simulated": np.full(count, info.simulated),
-        },
-        geometry=drawn.outlines,
-        crs=grid.crs,
-    )
+def _rows(drawing: Drawing, info: FootprintInfo, grid: Grid) -> Iterator[pyarrow.RecordBatch]:
+    """The rows that are written, some at a time."""
+    code = grid.crs.removeprefix("EPSG:")
+    for rows, shapes in drawing.chunks():
+        east = grid.west + (rows["first"][:, 1] + 0.5) * grid.resolution
+        north = grid.north - (rows["first"][:, 0] + 0.5) * grid.resolution
+        same = {"model": info.model.name, "dates": dates(info), "attribution": "; ".join(info.attribution)}
+        columns = {
+            "id": [f"{code}_{x:.0f}_{y:.0f}" for x, y in zip(east, north, strict=True)],
+            "probability": np.round(rows["probability"], 6),
+            "area_m2": shapely.area(shapes),
+            **{name: [text] * len(rows) for name, text in same.items()},
+            "simulated": [info.simulated] * len(rows),
+            GEOMETRY: shapely.to_wkb(shapes),
+        }
+        yield pyarrow.RecordBatch.from_pydict(columns, schema=COLUMNS)

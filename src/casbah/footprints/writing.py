@@ -1,5 +1,9 @@
 """The files of a footprint set, each of which says by itself what it holds."""
 
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,21 @@ import pyogrio.errors
 from casbah.products.footprints import FootprintInfo
 
 LAYER = "footprints"
+
+GEOMETRY = "geometry"
+
+COLUMNS = pyarrow.schema(
+    {
+        "id": pyarrow.string(),
+        "probability": pyarrow.float64(),
+        "area_m2": pyarrow.float64(),
+        "model": pyarrow.string(),
+        "dates": pyarrow.string(),
+        "attribution": pyarrow.string(),
+        "simulated": pyarrow.bool_(),
+        GEOMETRY: pyarrow.binary(),
+    }
+)
 
 LICENCE = "as the sources named in the attribution ask"
 """Casbah asks for nothing of its own; imagery and labels behind a model may."""
@@ -43,29 +62,64 @@ def dates(info: FootprintInfo) -> str:
     return ", ".join(dict.fromkeys(days))
 
 
-def write_parquet(frame: geopandas.GeoDataFrame, path: Path, info: FootprintInfo) -> None:
+def write_table(frame: geopandas.GeoDataFrame, path: Path, info: FootprintInfo) -> None:
     """GeoParquet with the metadata in the file's key-value pairs."""
     frame.to_parquet(path, index=False)
     table = pyarrow.parquet.read_table(path)
-    about: dict[bytes, bytes] = {key.encode(): value.encode() for key, value in metadata(info).items()}
-    pyarrow.parquet.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **about}), path)
+    pyarrow.parquet.write_table(_with(table, metadata(info)), path)
 
 
-def write_vector(frame: geopandas.GeoDataFrame, path: Path, info: FootprintInfo) -> None:
-    """GeoPackage or FlatGeobuf, with the metadata in the layer's; OSError where the disk takes it not, or not whole."""
-    about = metadata(info)
-    options: dict[str, Any] = {"layer_metadata": about, "layer_options": {"DESCRIPTION": about["description"]}}
-    # A GeoPackage tells when it was changed: of equal polygons equal bytes are wanted.
-    changed = max((period.end[:10] for period in info.periods), default="2000-01-01")
-    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": f"{changed}T00:00:00.000Z"})
-    try:
-        pyogrio.write_dataframe(frame, path, layer=LAYER, geometry_type="Polygon", **options)
-        # A disk that fills while a file is closed, when its spatial index is made, is told by no error of GDAL's.
-        found = pyogrio.read_info(path, force_feature_count=True)
-    except FAULTS as error:
-        raise OSError(f"{path.name} could not be finished ({str(error).strip().splitlines()[0]})") from error
-    finally:
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
-    indexed = found["capabilities"]["fast_spatial_filter"] or frame.empty
-    if found["features"] != len(frame) or not indexed:
-        raise OSError(f"{path.name} was cut off while it was written")
+@dataclass(frozen=True)
+class Layer:
+    """Polygons that come some at a time, and how they are written: twice the same of equal ones."""
+
+    info: FootprintInfo
+    crs: str
+    bounds: tuple[float, float, float, float] | None
+    """West, south, east, north; None of no polygon."""
+    rows: Callable[[], Iterator[pyarrow.RecordBatch]]
+    """Goes through all of them anew, in batches of the columns `COLUMNS`."""
+
+    def write_parquet(self, path: Path) -> None:
+        """GeoParquet with the metadata in the file's key-value pairs."""
+        about = metadata(self.info) | {"geo": json.dumps(self._geo())}
+        schema = COLUMNS.with_metadata(about)
+        with pyarrow.parquet.ParquetWriter(path, schema) as file:
+            for batch in self.rows():
+                file.write_batch(batch.replace_schema_metadata(schema.metadata))
+
+    def write_vector(self, path: Path) -> None:
+        """GeoPackage or FlatGeobuf, with the metadata in the layer's; OSError where the disk takes it not, or not
+        whole."""
+        about = metadata(self.info)
+        options: dict[str, Any] = {"layer_metadata": about, "layer_options": {"DESCRIPTION": about["description"]}}
+        # A GeoPackage tells when it was changed: of equal polygons equal bytes are wanted.
+        changed = max((period.end[:10] for period in self.info.periods), default="2000-01-01")
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": f"{changed}T00:00:00.000Z"})
+        reader = pyarrow.RecordBatchReader.from_batches(COLUMNS, self.rows())
+        try:
+            pyogrio.write_arrow(
+                reader, path, layer=LAYER, geometry_name=GEOMETRY, geometry_type="Polygon", crs=self.crs, **options
+            )
+            # A disk that fills while a file is closed, when its spatial index is made, is told by no error of GDAL's.
+            found = pyogrio.read_info(path, force_feature_count=True)
+        except FAULTS as error:
+            raise OSError(f"{path.name} could not be finished ({str(error).strip().splitlines()[0]})") from error
+        finally:
+            pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
+        indexed = found["capabilities"]["fast_spatial_filter"] or not self.info.polygons
+        if found["features"] != self.info.polygons or not indexed:
+            raise OSError(f"{path.name} was cut off while it was written")
+
+    def _geo(self) -> Any:
+        """What GeoParquet wants said of the geometries, as geopandas says it of none."""
+        empty = io.BytesIO()
+        geopandas.GeoDataFrame(geometry=geopandas.GeoSeries([], crs=self.crs)).to_parquet(empty)
+        said = json.loads(pyarrow.parquet.read_schema(empty).metadata[b"geo"])
+        if self.bounds:
+            said["columns"][GEOMETRY] |= {"geometry_types": ["Polygon"], "bbox": list(self.bounds)}
+        return said
+
+
+def _with(table: pyarrow.Table, about: dict[str, str]) -> pyarrow.Table:
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), **about})
