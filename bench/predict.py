@@ -25,8 +25,6 @@ and records the peak of resident memory.
 
 import argparse
 import json
-import math
-import re
 import subprocess
 import sys
 import tempfile
@@ -41,7 +39,7 @@ import rasterio
 import torch
 from rasterio.windows import Window
 
-from bench._turns import measure
+from bench._turns import measure, peak
 from bench.training import galileo, unet
 from casbah import models
 from casbah.bands import BAND_NAMES, TEN_BANDS
@@ -167,7 +165,7 @@ def read(raster: Path, predictor: network.NetworkPredictor) -> np.ndarray:
 def passes(predictor: network.NetworkPredictor, raster: Path) -> Callable[[], None]:
     """The forward passes alone, of windows that lie normalised in memory, as many at once as Casbah takes."""
     images = read(raster, predictor)
-    window, overlap = sizes(predictor.training, None, None)
+    window, overlap = sizes(predictor, None, None)
     rows, cols = (Axis.cut(side, window, overlap) for side in images.shape[-2:])
     batch = predictor.at_once(rows.size, cols.size)
     corners = [(row, col) for row in rows.starts for col in cols.starts]
@@ -191,7 +189,7 @@ def tiled(predictor: network.NetworkPredictor, raster: Path, mixed_precision: bo
     from terratorch.tasks.tiled_inference import tiled_inference
 
     images = read(raster, predictor)
-    window, overlap = sizes(predictor.training, None, None)
+    window, overlap = sizes(predictor, None, None)
     normal = np.empty(images.shape, np.float32)
     predictor._normalisation.apply(images, normal)
     inputs = torch.from_numpy(network.arrange(normal, predictor.layout)).contiguous()
@@ -229,12 +227,6 @@ def one(way: str, kind: str, raster: Path, rounds: int) -> dict[str, float]:
     return {"seconds": wall[way], "cpu": cpu[way], "peak": peak()}
 
 
-def peak() -> float:
-    """MB of resident memory at the peak of this process."""
-    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
-    return int(found[1]) / 1000 if found else math.nan
-
-
 def agreement(raster: Path) -> float:
     """How far Casbah's and TerraTorch's maps of a network that sees each pixel alone lie apart at the most."""
     predictor = make_predictor("pixels")
@@ -258,9 +250,7 @@ def compare(pixels: int, kind: str, rounds: int) -> None:
                 best = {name: min(now[name], before[name]) for name in ("seconds", "cpu")}
                 found[way] = best | {"peak": max(now["peak"], before["peak"])}
         apart = agreement(raster)
-    print(
-        f"{pixels} x {pixels} pixels, {kind}, window and overlap {sizes(make_predictor(kind).training, None, None)} px"
-    )
+    print(f"{pixels} x {pixels} pixels, {kind}, window and overlap {sizes(make_predictor(kind), None, None)} px")
     print("| way | s | Mpx/s | CPU s | peak MB | as fast as terratorch: s, CPU s | as the passes: s, CPU s |")
     print("|---|---|---|---|---|---|---|")
     for way, row in found.items():

@@ -24,7 +24,7 @@ def predict(
         prediction: Probability, mask and where the imagery looks unlike the training data, as COGs with a STAC item.
         model: A model of this run, or a registered one that `fetch` has brought.
         scene: The scene.
-        window: Pixels across the windows; 0 takes as many of the model's tiles as fit in 256.
+        window: Pixels across the windows; 0 takes as many of the model's tiles as fit in 256 (512 for a U-Net).
         overlap: Pixels that windows share; below 0 a quarter of the window, at least 64.
         values: uint8 (steps of 1/200) or uint16 (of 1/10000).
         threshold: Probability that makes a building; 0 takes the model's own.

@@ -33,8 +33,8 @@ def training(**fields: Any) -> Training:
 class Local:
     """Sees each pixel alone: what it says of a window is what it says of the whole image."""
 
-    def __init__(self) -> None:
-        self.training = training()
+    def __init__(self, tile_size: int = 32) -> None:
+        self.training = training(tile_size=tile_size)
         self.windows = 0
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
@@ -122,8 +122,9 @@ def test_a_window_without_any_observation_does_not_go_through_the_model() -> Non
 
 
 def test_windows_are_whole_tiles_of_the_model_and_share_enough_for_its_surroundings() -> None:
-    assert [default_window(training(tile_size=size)) for size in (32, 48, 64, 224, 512)] == [256, 240, 256, 224, 512]
-    assert [default_overlap(window) for window in (64, 224, 256, 512)] == [32, 64, 64, 128]
+    models = [Local(size) for size in (32, 48, 64, 224, 512)]
+    assert [default_window(model) for model in models] == [256, 240, 256, 224, 512]
+    assert [default_overlap(models[0], window) for window in (64, 224, 256, 512)] == [32, 64, 64, 128]
 
 
 @pytest.mark.parametrize(("window", "overlap"), [(0, None), (64, 33), (64, -1)])

@@ -17,7 +17,8 @@ def predict(
     ],
     output: Annotated[Path, typer.Option(help="Directory to write the map to.")],
     window: Annotated[
-        int | None, typer.Option(help="Pixels across the windows.  [default: the model's tiles, up to 256]")
+        int | None,
+        typer.Option(help="Pixels across the windows.  [default: the model's tiles, up to 256, or 512 for a U-Net]"),
     ] = None,
     overlap: Annotated[
         int | None, typer.Option(help="Pixels that windows share.  [default: a quarter, at least 64]")

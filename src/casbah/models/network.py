@@ -31,6 +31,9 @@ that four took."""
 PYRAMID = 32
 """Image sides that networks of five halvings take whole; others are padded to a multiple by reflection."""
 
+LOCAL = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.Identity)
+"""Layers that look at a few pixels around each."""
+
 LAYOUTS = ("channels", "frames")
 """`channels`: periods stacked into channels, (n, periods x bands, rows, cols), as U-Nets take them.
 `frames`: (n, bands, periods, rows, cols), as Prithvi takes them."""
@@ -217,6 +220,12 @@ class NetworkPredictor:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
         self._normalisation = Normalisation.from_dict(training.normalisation)
+
+    @property
+    def nearby(self) -> bool:
+        """Whether what lies far from a pixel does not matter to it: no attention, and no mean over the image."""
+        leaves = [module for module in self.model.modules() if not any(module.children())]
+        return all(isinstance(leaf, LOCAL) for leaf in leaves)
 
     def fold(self) -> None:
         """Make the network quicker where that changes its answers by rounding alone (see `casbah.models.fusion`)."""

@@ -63,7 +63,8 @@ def predict(
         scene: a scene's directory, or a raster of reflectance x 10000 (uint16, 0 = nodata) whose band descriptions are
             ESA's names, period after period: a path, or an s3:// or http(s):// address, which is read in place.
         output: the directory of the prediction. A killed run leaves nothing there, and a rerun goes on from its blocks.
-        window: side in pixels of the windows that go through the model; as many of its tiles as fit in 256 by default.
+        window: side in pixels of the windows that go through the model; by default as many of its tiles
+            as fit in 256, or in 512 for a network of convolutions alone.
         overlap: pixels that neighbouring windows share; a quarter of the window, at least 64, by default.
         values: uint8 (steps of 1/200) or uint16 (of 1/10000) in `probability.tif`.
         threshold: probability from which on the mask is building; the model's own, chosen on validation, by default.
@@ -88,9 +89,9 @@ def predict(
         raise InputError(f"threshold is {threshold:g}; a probability above 0 and up to 1 is wanted")
     with opened(model, tracking_uri) as (bundle, version):
         training = bundle.training
-        window, overlap = sizes(training, window, overlap)
         imagery = open_imagery(scene, training, patience)
         predictor = models.load(bundle)
+        window, overlap = sizes(predictor, window, overlap)
         made_ready(predictor, device)
         passes = Passes(predictor, flips=flips, uncertainty=uncertainty)
         known = cast("Values", values)
