@@ -11,7 +11,8 @@ its own:
   terratorch  `terratorch.tasks.tiled_inference.tiled_inference` of the raster in memory, normalised as a whole, with
               the same window and as many pixels between windows; nothing is read or written. In the network's own
               precision, as the rows above (bfloat16 where the hardware has it);
-  float32     the same without `casbah.models.network.precision`, as TerraTorch's own task computes by default.
+  float32     the same without `casbah.models.network.precision`, as TerraTorch's own task computes by default;
+  defaults    TerraTorch as it comes: float32, windows of 224 pixels, 192 from one to the next.
 `predict` folds the network's batch normalisations into its convolutions, as it does for everybody; the other rows run
 the network as it was trained.
 TerraTorch blends whatever the model's callable gives: it is given P(building) here, in batches of 16 windows (its
@@ -55,7 +56,7 @@ MADE_APART = "import sys; from pathlib import Path; from bench.predict import ma
 )
 """In a process of its own, so that what making the raster takes is no part of the peak."""
 
-WAYS = ("passes", "blended", "predict", "terratorch", "float32")
+WAYS = ("passes", "blended", "predict", "terratorch", "float32", "defaults")
 
 
 class PixelByPixel(torch.nn.Module):
@@ -184,8 +185,10 @@ def passes(predictor: network.NetworkPredictor, raster: Path) -> Callable[[], No
     return run
 
 
-def tiled(predictor: network.NetworkPredictor, raster: Path, mixed_precision: bool) -> Callable[[], torch.Tensor]:
-    """TerraTorch's tiled inference of the whole raster."""
+def tiled(
+    predictor: network.NetworkPredictor, raster: Path, mixed_precision: bool, alike: bool = True
+) -> Callable[[], torch.Tensor]:
+    """TerraTorch's tiled inference of the whole raster, by windows `alike` or by its own."""
     from terratorch.tasks.tiled_inference import tiled_inference
 
     images = read(raster, predictor)
@@ -200,7 +203,8 @@ def tiled(predictor: network.NetworkPredictor, raster: Path, mixed_precision: bo
 
     def run() -> torch.Tensor:
         place = str(predictor.device)
-        found: torch.Tensor = tiled_inference(forward, inputs, crop=window, stride=window - overlap, device=place)
+        chosen = {"crop": window, "stride": window - overlap} if alike else {}
+        found: torch.Tensor = tiled_inference(forward, inputs, device=place, **chosen)
         return found
 
     return run
@@ -222,7 +226,7 @@ def one(way: str, kind: str, raster: Path, rounds: int) -> dict[str, float]:
         elif way == "passes":
             runs[way] = passes(predictor, raster)
         else:
-            runs[way] = tiled(predictor, raster, way == "terratorch")
+            runs[way] = tiled(predictor, raster, way == "terratorch", alike=way != "defaults")
         wall, cpu = measure(runs, rounds)
     return {"seconds": wall[way], "cpu": cpu[way], "peak": peak()}
 
