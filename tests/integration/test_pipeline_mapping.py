@@ -1,6 +1,7 @@
 """The registered model draws a map through the compiled pipeline: real MLflow, real object store, a tiny town."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,17 @@ def drawn(session: Session, package: Path, output: Path, **more: str) -> dict[st
     }  # fmt: skip
     with request(given | more, package, output=output) as wanted:
         return session.map(wanted, output=output)
+
+
+def test_messages_name_the_area_as_it_was_given_and_each_cell(
+    session: Session, package: Path, place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    drawn(session, package, place / "told", cell_size="1280", to="s3://casbah/maps/told")
+    said = capfd.readouterr().err
+    assert re.search(r"plan: sample@\w+ is read in \d cells", said)
+    cells = set(re.findall(r"… ingest (\S+)", said))
+    assert len(cells) > 1
+    assert set(re.findall(r"… predict few_trees (\S+)", said)) == cells
 
 
 @pytest.fixture(scope="module")

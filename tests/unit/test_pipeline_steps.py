@@ -10,6 +10,7 @@ from builders import GRID, cover_of, houses, make_prediction, make_scene, make_t
 from predictors import bundle, use
 from scored_models import make_bundle
 
+from casbah import journal
 from casbah.pipeline import inputs, steps
 from casbah.products.footprints import FootprintSet
 from casbah.products.labels import LabelSet
@@ -214,3 +215,15 @@ def test_a_map_by_a_fetched_model_names_its_version(tmp_path: Path, monkeypatch:
     of.metadata["registered"] = "casbah-buildings version 3"
     steps.predict(made, model=of, scene=given, **MAPPED)
     assert Prediction.open(tmp_path / "map").info.model.registered == "casbah-buildings version 3"
+
+
+def test_of_maps_of_several_cells_each_says_of_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch)
+    monkeypatch.setenv(journal.VARIABLE, str(tmp_path / "journal.jsonl"))
+    make_scene(tmp_path / "scene", GRID)
+    bundle(tmp_path / "model")
+    made, given, of = (SimpleNamespace(path=str(tmp_path / n), metadata={}) for n in ("map", "scene", "model"))
+    of.metadata["experiment"], given.metadata["cell"] = "unet", "32631_2560_198_1588"
+    steps.predict(made, model=of, scene=given, **MAPPED)
+    told = journal.Reader(tmp_path / "journal.jsonl").new()
+    assert {event["detail"] for event in told if event["event"] in ("start", "end")} == {"unet 32631_2560_198_1588"}

@@ -60,21 +60,21 @@ def _burnt(geometry: shapely.Geometry, part: Grid, *, all_touched: bool) -> NDAr
     return burnt.astype(bool)
 
 
-def read_area(source: str | Path, patience: Patience | None = None) -> Area:
+def read_area(source: str | Path, patience: Patience | None = None, name: str | None = None) -> Area:
     """Read an area of interest and give it its 10 m UTM grid.
 
     `source` is a GeoJSON or GeoPackage file (or any other that GDAL reads) in any CRS, an s3:// or http(s)://
     address of one, or the name of an area that comes with Casbah. All polygons of the first layer count. The grid is
     that of the UTM zone of the centre, covers the polygons' bounds, and is snapped to multiples of 10 m.
 
-    `patience` is that for an http(s):// address. The area's name is its address without password and query.
+    `patience` is that for an http(s):// address. The area's name is `name`, or its address without password and query.
 
     Raises `InputError` where the file is missing, is no vector file, is empty, has no CRS, holds something other
     than polygons, where a polygon crosses itself, or where the area reaches over the antimeridian, beyond UTM's
     latitudes, or is wider than one zone can serve; `WorldError` where an address does not answer.
     """
-    name = shown(str(source))
-    frame = _frame(str(source), patience or Patience())
+    name = name or shown(str(source))
+    frame = _frame(str(source), name, patience or Patience())
     polygons = _polygons(frame, name)
     bounds = shapely.total_bounds(polygons)
     _check_extent(bounds, name)
@@ -85,8 +85,8 @@ def read_area(source: str | Path, patience: Patience | None = None) -> Area:
     return Area(name, lonlat, metres, Grid.covering(crs, metres.bounds))
 
 
-def _frame(source: str, patience: Patience) -> geopandas.GeoDataFrame:
-    name, known = shown(source), ", ".join(areas.names())
+def _frame(source: str, name: str, patience: Patience) -> geopandas.GeoDataFrame:
+    known = ", ".join(areas.names())
     if not source.strip():
         raise InputError(f"no area is given; a GeoJSON or GeoPackage file is wanted, or a built-in ({known})")
     with tempfile.TemporaryDirectory() as scratch:

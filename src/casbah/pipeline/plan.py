@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from casbah.addresses import shown
 from casbah.errors import InputError
 from casbah.grid import RESOLUTION
 from casbah.pipeline import inputs
@@ -39,5 +40,6 @@ def cells(values: Mapping[str, Any], model: Path, folder: Path) -> list[str]:
             f"periods is {values['periods']}, and the model {training.experiment} learned from {training.periods}: "
             f"give periods={training.periods}"
         )
-    area = read_area(inputs.area(inputs.text(values["aoi"]), folder))
+    aoi = inputs.text(values["aoi"])
+    area = read_area(inputs.area(aoi, folder), name=shown(aoi))
     return grid_cells.plan(area, block=BLOCK, side=values["cell_size"] or None, margin=values["cell_margin"])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from casbah import weights
+from casbah.addresses import shown
 from casbah.errors import CasbahError, InputError
 from casbah.pipeline import inputs
 from casbah.progress import say
@@ -58,7 +59,8 @@ def _cells(values: Mapping[str, Any], folder: Path) -> list[str]:
     from casbah.tile.lattice import lattice
     from casbah.tile.stage import MAX_IGNORE
 
-    area = read_area(inputs.area(inputs.text(values["aoi"]), folder))
+    aoi = inputs.text(values["aoi"])
+    area = read_area(inputs.area(aoi, folder), name=shown(aoi))
     blocks = lattice(area.grid, tile_size=values["tile_size"], block_size=values["block_size"] or None)
     # Of a narrower strip more than that of every tile would be unknown.
     least = values["tile_size"] * blocks.resolution * (1 - MAX_IGNORE)

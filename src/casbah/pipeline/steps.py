@@ -96,7 +96,7 @@ def ingest(
             periods=periods,
             max_cloud=max_cloud,
         )
-        _describe(scene, product, snapshot=inputs.iso_date("snapshot", snapshot))
+        _describe(scene, product, snapshot=inputs.iso_date("snapshot", snapshot), **({"cell": cell} if cell else {}))
 
 
 def label(
@@ -115,7 +115,7 @@ def label(
     `licence`, `attribution` and `vintage` say what a vector file does not say of itself; empty where nobody knows.
     """
     source, labelled_area = inputs.text(source), inputs.text(labelled_area)
-    with _step("label") as step:
+    with _step("label", scene.metadata.get("cell", "")) as step:
         from casbah.label import label as stage
 
         area = inputs.labelled_area(labelled_area, source, step.folder)
@@ -440,7 +440,8 @@ def predict(
     uncertainty: bool,
 ) -> None:
     """A model maps the scene. `window` 0, `overlap` below 0 and `threshold` 0 leave the choice to the model."""
-    with _step("predict", model.metadata.get("experiment", "")) as step:
+    of = (model.metadata.get("experiment", ""), scene.metadata.get("cell", ""))
+    with _step("predict", " ".join(filter(None, of))) as step:
         from casbah.predict import predict as stage
 
         product = step.run(
