@@ -56,6 +56,9 @@ MADE_APART = "import sys; from pathlib import Path; from bench.predict import ma
 )
 """In a process of its own, so that what making the raster takes is no part of the peak."""
 
+AGREE = 1e-3
+"""Of probability: how far the two maps may lie apart."""
+
 WAYS = ("passes", "blended", "predict", "terratorch", "float32", "defaults")
 
 
@@ -266,6 +269,8 @@ def compare(pixels: int, kind: str, rounds: int) -> None:
         numbers = f"{row['seconds']:.2f} | {pace:.3f} | {row['cpu']:.2f} | {row['peak']:.0f}"
         print(f"| {way} | {numbers} | {' | '.join(against)} |")
     print(f"\nOf a network that sees each pixel alone the two maps lie at most {apart:.1e} apart.")
+    if apart > AGREE:
+        raise SystemExit(f"they must lie within {AGREE:g}: these are not the same map, and their paces no comparison")
 
 
 def large(pixels: int, kind: str, observed: int) -> None:

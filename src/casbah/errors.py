@@ -27,6 +27,13 @@ class WorldError(CasbahError):
     exit_code = 3
 
 
+BAD_PATH = {
+    getattr(errno, name)
+    for name in ("EACCES", "EEXIST", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENOENT", "ENOTDIR", "EPERM", "EROFS")
+}
+"""Faults that lie in what was given as the output, not in the disk."""
+
+
 def unwritable(error: OSError) -> type[CasbahError]:
     """The kind of error that a place which can't be written is: the world's or input.
 

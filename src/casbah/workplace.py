@@ -3,7 +3,6 @@
 Blocks are small GeoTIFFs on parts of the output's grid; `write_cog` joins them in the end.
 """
 
-import errno
 import fcntl
 import glob
 import hashlib
@@ -25,7 +24,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from casbah.bands import NODATA
-from casbah.errors import CasbahError, InputError, WorldError
+from casbah.errors import BAD_PATH, CasbahError, InputError, WorldError
 from casbah.grid import Grid
 from casbah.products.manifest import check_target, replace_directory
 
@@ -34,12 +33,6 @@ DEFLATE_LEVEL = 3
 
 TILE = 512
 """Side of a COG's internal tiles, in pixels: GDAL's default for COGs."""
-
-BAD_PATH = {
-    getattr(errno, name)
-    for name in ("EACCES", "EEXIST", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENOENT", "ENOTDIR", "EPERM", "EROFS")
-}
-"""Faults that lie in what was given as the output, not in the disk."""
 
 
 def no_bad_input(fault: BaseException) -> bool:

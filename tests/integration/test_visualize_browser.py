@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsers import BROWSER, Tab, tab
+from browsers import Tab, browser, tab
 from builders import GRID, make_footprints, make_labels, make_map, make_scene
 from rasterio.warp import transform
 
@@ -19,8 +19,7 @@ READY = "document.getElementById('map').dataset.ready === 'yes'"
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if BROWSER is None:
-        pytest.skip("no chromium on this machine (apt-get install chromium)")
+    browser()
     pytest.importorskip("websocket", reason="needs websocket-client, which the extra `pipeline` brings")
     folder = tmp_path_factory.mktemp("town")
     col, row = int(GRID.west // 640) + 1, int(GRID.north // 640) - 2

@@ -1,5 +1,6 @@
 """Figures for a paper: what is named decides what is drawn, to scale, credited, honest about what a model has seen."""
 
+import errno
 import re
 from itertools import combinations
 from pathlib import Path
@@ -24,6 +25,7 @@ from casbah.errors import InputError
 from casbah.figures.charts import nice_length
 from casbah.figures.colour import FALSE_ALARM, FOUND, MISSED, OUTLINE, SPLITS, TRUTH
 from casbah.figures.given import Given, View, lattice_outlines
+from casbah.figures.saving import write_whole
 from casbah.figures.visualize import NEEDED, choose, draw, visualize
 from casbah.grid import Grid
 from casbah.products.footprints import FootprintSet
@@ -291,6 +293,16 @@ def test_a_place_that_cannot_be_written_is_bad_input(
     assert len(said) == 2
     assert "is a directory; name a file" in said[0]
     assert "file is a file, not a directory" in said[1]
+
+
+def test_a_read_only_disk_is_bad_input_and_no_defect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("write_bytes", "unlink"):
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(InputError, match="could not be written: Read-only file system; nothing was left there"):
+        write_whole(tmp_path / "a.png", b"picture")
 
 
 def test_colour_blind_eyes_tell_the_outcomes_and_the_blocks_apart() -> None:

@@ -2,10 +2,13 @@
 
 import errno
 import json
+import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -410,17 +413,24 @@ def test_a_disk_that_fills_under_the_geopackage_is_a_fault_of_the_world(
     assert [path.name for path in tmp_path.iterdir()] == ["prediction"]
 
 
-@pytest.mark.parametrize(("code", "words"), [(errno.ENOSPC, "No space left"), (errno.EACCES, "Permission denied")])
+@pytest.mark.parametrize(
+    ("code", "words", "kind"),
+    [
+        (errno.ENOSPC, "could not be written: No space left", WorldError),
+        (errno.EACCES, "can't be written: Permission denied", InputError),
+        (errno.EROFS, "can't be written: Read-only", InputError),
+    ],
+)
 def test_a_disk_that_can_not_be_written_keeps_the_older_set(
-    code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code: int, words: str, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older = drawn(tmp_path, patches())
 
     def fail(*_: Any, **__: Any) -> None:
-        raise OSError(code, words)
+        raise OSError(code, words.partition(": ")[2])
 
     monkeypatch.setattr(pyarrow.parquet, "write_table", fail)
-    with pytest.raises(WorldError, match=f"made could not be written: {words}"):
+    with pytest.raises(kind, match=f"made {words}"):
         drawn(tmp_path, patches(), threshold=0.6)
     assert FootprintSet.open(tmp_path / "made").digest == older.digest
 
@@ -575,6 +585,30 @@ def test_memory_for_pixels_is_bounded_by_the_window(tmp_path: Path, monkeypatch:
     footprints(tmp_path / "prediction", tmp_path / "made", window=16)
     assert max(read) <= (16 + 9) ** 2, "four pixels more on each side, and a line of pixels shared"
     assert sum(read) >= GRID.rows * GRID.cols
+
+
+KILLED = """
+import os, signal, sys
+from casbah.footprints import drawing, stage
+drawing.Drawing.settle = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+stage.footprints(*sys.argv[1:])
+"""
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next_one_but_not_what_another_run_is_at(tmp_path: Path) -> None:
+    make_prediction(tmp_path / "prediction", patches(), GRID)
+    words = [sys.executable, "-c", KILLED, str(tmp_path / "prediction"), str(tmp_path / "made")]
+    assert subprocess.run(words, check=False, capture_output=True).returncode == -signal.SIGKILL
+    (left,) = tmp_path.glob(".made.partial-*")
+    old = time.time() - 3600
+    with FootprintSet.write(tmp_path / "made", parameters={}) as other:
+        for path in (left, other.directory):
+            os.utime(path, (old, old))
+        drawn(tmp_path, patches())
+        assert not left.exists()
+        assert other.directory.is_dir()
+        shutil.copytree(tmp_path / "made", other.directory, dirs_exist_ok=True)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 MEASURED = """

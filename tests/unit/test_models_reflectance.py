@@ -67,6 +67,7 @@ def changed(**changes: Any) -> np.ndarray:
         (ground() / 10000, "no value above 0.[0-9]+, as reflectance of 0 to 1 does; .* multiply by 10000"),
         (np.ones((1, 1, 4, 8, 8), np.float32), "no value above 1, as reflectance of 0 to 1"),
         (ground() / 100, "holds fractions up to .*, as reflectance in percent does; .* multiply by 100$"),
+        (np.rint(ground() / 100), "no value above [0-9]+ in any band, as reflectance in percent does; .* by 100$"),
         (np.rint(ground() / ground().max() * 255), "ends at [0-9]+ to 255 in every band, as 8-bit pictures do"),
         (np.minimum(ground() * 20, 65535), "values up to 65535, half of them above [0-9.e+]+, and snow is about"),
         (changed(a=70000), "values up to 70000, "),

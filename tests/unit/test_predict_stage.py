@@ -354,6 +354,14 @@ HERE = Grid("EPSG:32631", 500_000.0, 4_060_000.0, 64, 64)
         ({"crs": None}, r"its CRS is missing; a projected one is wanted"),
         ({"transform": rasterio.Affine.identity()}, r"has no georeference"),
         ({"crs": "EPSG:4326", "transform": rasterio.Affine(1e-4, 0, 3, 0, -1e-4, 36)}, r"a projected one is wanted"),
+        (
+            {"crs": "EPSG:2263", "transform": rasterio.Affine(10, 0, 984_000, 0, -10, 208_000)},
+            r"is in EPSG:2263, which counts in US survey foot; a CRS in metres is wanted, such as UTM",
+        ),
+        (
+            {"crs": "EPSG:3857", "transform": rasterio.Affine(10, 0, 340_000, 0, -10, 4_400_000)},
+            r"in EPSG:3857, where 10 m are 8 m on this ground; a CRS that keeps lengths is wanted, such as UTM",
+        ),
         ({"transform": rasterio.Affine(10, 3, 500_000, 3, -10, 4e6)}, r"its pixels are not square and north-up"),
         ({"transform": rasterio.Affine(20, 0, 500_000, 0, -20, 4e6)}, r"has pixels of 20 m and .* trained on 10 m"),
         ({"data": pixels(64, 64).astype("float32") / 10000}, r"holds float32; uint16 reflectance x 10000 is wanted"),
@@ -429,6 +437,7 @@ def test_a_model_of_a_newer_schema_says_so(model: Path, tmp_path: Path) -> None:
         ({"values": "float32"}, "values is 'float32'; uint8 or uint16 is wanted"),
         ({"threshold": 0.0}, "threshold is 0; a probability above 0"),
         ({"device": "tpu"}, "device is 'tpu'; auto, cpu or cuda is wanted"),
+        ({"device": "cuda"}, "device is 'cuda', and bright surroundings has no network; take auto or cpu"),
         ({"overlap": 200}, "overlap is 200; 0 to 128 pixels are wanted"),
         ({"scene": "absent.tif"}, r"absent.tif does not exist; a scene's directory, a raster or an address"),
         ({"model": "models:/casbah-buildings"}, r"models:/NAME@ALIAS or models:/NAME/3 is wanted"),

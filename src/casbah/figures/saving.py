@@ -1,6 +1,7 @@
 """A figure as a file: raster or vector by the name's end, the same bytes from run to run, whole or not at all."""
 
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -50,5 +51,5 @@ def write_whole(output: Path, content: bytes) -> None:
         sentence = f"{output} could not be written: {error.strerror or error}; nothing was left there"
         raise unwritable(error)(sentence) from error
     finally:
-        if partial.parent.is_dir():
-            partial.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written, nothing can be removed either
+            partial.unlink()

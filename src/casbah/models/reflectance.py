@@ -27,6 +27,7 @@ UNITY = 2.0
 """Reflectance as a fraction, of a mirror too."""
 
 PERCENT = 100.0
+"""And a hundredth of reflectance x 10000, which the clearest sea has more of in blue."""
 
 EIGHT_BITS = (128, 255)
 """Where the brightest pixel of every band lies in an 8-bit image. Water ends below 255 as well, but not in each."""
@@ -93,6 +94,11 @@ def _check_values(image: NDArray[Any], what: str, training: Training) -> None:
         raise InputError(
             f"{what} holds fractions up to {highest:g}, as reflectance in percent does; {WANTED} is wanted: multiply "
             "by 100"
+        )
+    if highest <= PERCENT and seen.size >= FEWEST * image.shape[0] * image.shape[1]:
+        raise InputError(
+            f"{what} holds no value above {highest:g} in any band, as reflectance in percent does; {WANTED} is wanted: "
+            "multiply by 100"
         )
     brightest = image.max(axis=(0, 2, 3))
     if EIGHT_BITS[0] <= brightest.min() and brightest.max() <= EIGHT_BITS[1]:

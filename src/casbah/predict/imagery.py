@@ -16,7 +16,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import pyproj
 import rasterio
+import rasterio.warp
 import requests
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
@@ -35,6 +37,9 @@ from casbah.products.model import Training
 from casbah.products.scene import Period, Scene
 from casbah.progress import say
 from casbah.storage import Location, Store
+
+STRETCHED = 0.02
+"""By how much a CRS may stretch lengths; UTM does by 0.001, a national grid by less than 0.01, and web maps by half."""
 
 CACHE_BYTES = 256 * 2**20
 """GDAL's cache of decoded tiles: what two rows of windows share of them stays in it."""
@@ -161,6 +166,7 @@ def _of_raster(text: str, training: Training, patience: Patience) -> Imagery:
             if dataset.transform.is_identity:
                 raise InputError(f"{shown(text)} has no georeference, so its map could not be placed: give it one")
             grid = Grid.of(dataset)
+            _check_metres(dataset.crs, grid, shown(text))
             bands = _bands(dataset, shown(text), training)
             tags = {key.lower(): value for key, value in dataset.tags().items()}
             level = _level(tags, shown(text), training)
@@ -340,6 +346,21 @@ def _level(tags: dict[str, str], where: str, training: Training) -> str:
             return next((level for level in LEVELS if level in said.upper()), said)
     say(f"{where} does not say its level (a tag LEVEL would); it is taken for {training.level}, as the model wants it")
     return training.level
+
+
+def _check_metres(crs: Any, grid: Grid, where: str) -> None:
+    """`InputError` unless a metre of the CRS is a metre on the ground: pixels would have another size than they say."""
+    unit, metres = crs.linear_units_factor
+    if not math.isclose(metres, 1.0, rel_tol=1e-6):
+        raise InputError(f"{where} is in {grid.crs}, which counts in {unit}; a CRS in metres is wanted, such as UTM")
+    west, south, east, north = grid.bounds
+    (east_of,), (north_of,) = rasterio.warp.transform(crs, "EPSG:4326", [(west + east) / 2], [(south + north) / 2])
+    larger = math.sqrt(pyproj.Proj(grid.crs).get_factors(east_of, north_of).areal_scale)
+    if not abs(larger - 1) <= STRETCHED:
+        raise InputError(
+            f"{where} is in {grid.crs}, where {grid.resolution:g} m are {grid.resolution / larger:.2g} m on this "
+            "ground; a CRS that keeps lengths is wanted, such as UTM"
+        )
 
 
 def _check_scale(dataset: Any, where: str) -> None:

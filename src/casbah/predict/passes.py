@@ -70,7 +70,10 @@ def made_ready(predictor: Predictor, device: str) -> None:
     such device."""
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device is {device!r}; auto, cpu or cuda is wanted")
-    for one in (predictor, *getattr(predictor, "members", ())):
+    every = (predictor, *getattr(predictor, "members", ()))
+    if device == "cuda" and not any(hasattr(one, "device") for one in every):
+        raise InputError(f"device is 'cuda', and {predictor.training.experiment} has no network; take auto or cpu")
+    for one in every:
         if not hasattr(one, "device"):
             continue
         import torch

@@ -1,14 +1,16 @@
 """What all products share: a directory whose `manifest.json` says what is in it, written whole or not at all."""
 
 import ctypes
+import fcntl
 import glob
 import hashlib
 import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -18,9 +20,12 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import casbah
-from casbah.errors import InputError, WorldError
+from casbah.errors import BAD_PATH, InputError, WorldError
 
 MANIFEST = "manifest.json"
+
+ABANDONED = 60.0
+"""Seconds without a new file after which a directory that nobody holds is a killed writer's."""
 
 Part = TypeVar("Part", bound="Kind")
 
@@ -128,10 +133,13 @@ class Product:
         """
         path = Path(path)
         check_target(path, cls.schema)
-        partial = path.parent / f".{path.name}.partial-{uuid4().hex[:8]}"
+        partial = path.parent / f"{_partial(path)}{uuid4().hex[:8]}"
+        held: int | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _clear_abandoned(path)
             partial.mkdir()
+            held = _held(partial)
             draft = Draft(partial, dict(parameters), dict(inputs or {}))
             yield draft
             files = {
@@ -153,6 +161,10 @@ class Product:
             (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
             replace_directory(partial, path)
         except OSError as error:
+            if error.errno in BAD_PATH:
+                raise InputError(
+                    f"{path} can't be written: {error.strerror}; name a directory that can be, nothing was left there"
+                ) from error
             # A library that writes through C may know no more than its last complaint, and keep that in the cause.
             fault = error.strerror or error.__cause__ or error
             free = shutil.disk_usage(_existing(path)).free / 1e6
@@ -161,6 +173,8 @@ class Product:
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+            if held is not None:
+                os.close(held)
 
     def copy_to(self, path: str | Path, *, replaced: Mapping[str, Any] | None = None, link: bool = False) -> Self:
         """Write this product to `path` too, its JSON files that `replaced` names with those values.
@@ -293,6 +307,33 @@ def sha256_of(path: Path) -> str:
 def _existing(path: Path) -> Path:
     """The path, or the nearest of its parents that exists."""
     return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+
+
+def _partial(path: Path) -> str:
+    """How the names of directories begin that a product of this path is built in."""
+    return f".{path.name}.partial-"
+
+
+def _held(directory: Path) -> int | None:
+    """A lock on a directory, for as long as the file that is returned stays open; None on a disk that has no locks."""
+    file = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        return None
+    return file
+
+
+def _clear_abandoned(path: Path) -> None:
+    """Remove what killed writers of this product have left: nobody holds it, and nothing goes on from it."""
+    for left in path.parent.glob(f"{glob.escape(_partial(path))}*"):
+        with suppress(OSError):
+            # One that was made just now may not be held yet.
+            held = _held(left) if time.time() - left.stat().st_mtime > ABANDONED else None
+            if held is not None:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(held)
 
 
 def _names_below(directory: Path) -> list[str]:
