@@ -35,7 +35,7 @@ QUIET = (
 STEERED = ("--remote-debugging-port=0", "--remote-allow-origins=*")
 
 
-def browser() -> str:
+def chromium() -> str:
     """The browser's program; without one a test skips, and under CI fails unless `CASBAH_NO_BROWSER` says that none can
     be had there."""
     if BROWSER is not None:
@@ -43,7 +43,7 @@ def browser() -> str:
     sentence = "no chromium on this machine (apt-get install chromium)"
     if os.environ.get("CASBAH_NO_BROWSER"):
         pytest.skip(sentence)
-    missing(sentence)
+    return missing(sentence)
 
 
 class Tab:
@@ -130,7 +130,7 @@ def tab(profile: Path) -> Iterator[Tab]:
     """A browser with one page, without a network; it ends with the block."""
     from websocket import create_connection
 
-    command = [browser(), *QUIET, *STEERED, f"--user-data-dir={profile}", "about:blank"]
+    command = [chromium(), *QUIET, *STEERED, f"--user-data-dir={profile}", "about:blank"]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         port = _port(profile / "DevToolsActivePort", running)

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from browsers import QUIET, browser
+from browsers import QUIET, chromium
 from builders import make_tiles
 from scored_models import make_bundle, use_predictor
 
@@ -20,7 +20,7 @@ DUMPED = (*QUIET, "--enable-logging=stderr", "--virtual-time-budget=3000")
 
 @pytest.fixture(scope="module")
 def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
-    browser()
+    chromium()
     place = tmp_path_factory.mktemp("town")
     tiles = make_tiles(place / "tiles")
     bundle = make_bundle(place / "model", tiles)
@@ -33,7 +33,7 @@ def opened(page: Path, tmp_path: Path) -> tuple[str, str, list[str]]:
     """The DOM after scripts ran, what the console said, and every address that was asked for because of the page."""
     log = tmp_path / "net.json"
     where = [f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}", "--dump-dom", page.as_uri()]
-    done = subprocess.run([browser(), *DUMPED, *where], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([chromium(), *DUMPED, *where], capture_output=True, text=True, timeout=120, check=True)
     asked = re.findall(r'"url":"((?:https?|wss?|ftp):[^"]*)"', log.read_text(errors="replace"))
     own = [url for url in asked if not re.search(r"google|gvt1|gstatic", url)]
     console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
@@ -71,7 +71,7 @@ def test_the_map_draws_its_layers_and_block_outlines(evaluation: Evaluation, tmp
 
 
 def test_the_browser_test_would_see_an_error_and_a_request(tmp_path: Path) -> None:
-    browser()
+    chromium()
     page = tmp_path / "bad.html"
     page.write_text('<img src="http://127.0.0.1:9/tile.png"><script>nothing.at.all()</script>')
     _, console, asked = opened(page, tmp_path)

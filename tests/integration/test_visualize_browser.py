@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsers import Tab, browser, tab
+from browsers import Tab, chromium, tab
 from builders import GRID, make_footprints, make_labels, make_map, make_scene
 from rasterio.warp import transform
 
@@ -19,7 +19,7 @@ READY = "document.getElementById('map').dataset.ready === 'yes'"
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    browser()
+    chromium()
     pytest.importorskip("websocket", reason="needs websocket-client, which the extra `pipeline` brings")
     folder = tmp_path_factory.mktemp("town")
     col, row = int(GRID.west // 640) + 1, int(GRID.north // 640) - 2
