@@ -25,7 +25,7 @@ def predict(
         model: A model of this run, or a registered one that `fetch` has brought.
         scene: The scene.
         window: Pixels across the windows; 0 takes as many of the model's tiles as fit in 256 (512 for a U-Net).
-        overlap: Pixels that windows share; below 0 a quarter of the window, at least 64.
+        overlap: Pixels that windows share; below 0 a quarter of the window, at least 64 (64 for a U-Net).
         values: uint8 (steps of 1/200) or uint16 (of 1/10000).
         threshold: Probability that makes a building; 0 takes the model's own.
         flips: Average over the eight flips and turns of each window.

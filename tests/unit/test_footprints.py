@@ -34,6 +34,7 @@ from casbah.cover import exact_fractions
 from casbah.errors import InputError, WorldError
 from casbah.footprints import footprints
 from casbah.footprints.contours import SNAP
+from casbah.footprints.drawing import Drawing
 from casbah.grid import Grid
 from casbah.label.found import Area
 from casbah.label.vector import read_vector
@@ -409,6 +410,27 @@ def test_a_disk_that_fills_under_the_geopackage_is_a_fault_of_the_world(
     shutil.rmtree(tmp_path / "made")
     disk(size - missing)
     with pytest.raises(WorldError, match=r"made could not be written: .*nothing was left there"):
+        drawn(tmp_path, patches())
+    assert [path.name for path in tmp_path.iterdir()] == ["prediction"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [(OSError(errno.EIO, "Input/output error"), WorldError), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
+def test_what_goes_wrong_while_polygons_stream_into_a_file_is_told_as_it_is(
+    fault: BaseException, kind: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrow's streams say of it that something went wrong, and no more."""
+    plain, passes = Drawing.chunks, iter(range(9))
+
+    def broken(drawing: Drawing) -> Any:
+        if next(passes) == 2:  # after the blocks and the GeoParquet
+            raise fault
+        return plain(drawing)
+
+    monkeypatch.setattr(Drawing, "chunks", broken)
+    with pytest.raises(kind):
         drawn(tmp_path, patches())
     assert [path.name for path in tmp_path.iterdir()] == ["prediction"]
 

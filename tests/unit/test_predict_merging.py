@@ -126,6 +126,15 @@ def test_the_mask_is_what_the_stored_probabilities_say_at_the_threshold(model: P
     assert (made.mask() == 1).all()
 
 
+def test_maps_drawn_by_other_windows_are_one_map_that_tells_the_smallest(model: Path, tmp_path: Path) -> None:
+    data = predictors.pixels(WHOLE.rows, WHOLE.cols)
+    left, right = halves()
+    parts = [mapped(model, tmp_path, left, data, window=128), mapped(model, tmp_path, right, data, window=256)]
+    for number, order in enumerate((parts, parts[::-1])):
+        made = merge([part.path for part in order], tmp_path / f"map{number}")
+        assert (made.info.window, made.info.overlap) == (128, 64)
+
+
 def test_a_map_of_one_scene_is_that_one(model: Path, tmp_path: Path) -> None:
     one = mapped(model, tmp_path, WHOLE, predictors.pixels(WHOLE.rows, WHOLE.cols))
     assert merge([one.path], tmp_path / "map").digest == one.digest

@@ -21,7 +21,8 @@ def predict(
         typer.Option(help="Pixels across the windows.  [default: the model's tiles, up to 256, or 512 for a U-Net]"),
     ] = None,
     overlap: Annotated[
-        int | None, typer.Option(help="Pixels that windows share.  [default: a quarter, at least 64]")
+        int | None,
+        typer.Option(help="Pixels that windows share.  [default: a quarter, at least 64, or 64 for a U-Net]"),
     ] = None,
     values: Annotated[
         str, typer.Option(help="uint8 (steps of 1/200) or uint16 (of 1/10000) in probability.tif.")

@@ -96,20 +96,35 @@ class Layer:
         # A GeoPackage tells when it was changed: of equal polygons equal bytes are wanted.
         changed = max((period.end[:10] for period in self.info.periods), default="2000-01-01")
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": f"{changed}T00:00:00.000Z"})
-        reader = pyarrow.RecordBatchReader.from_batches(COLUMNS, self.rows())
+        faults: list[BaseException] = []
+        reader = pyarrow.RecordBatchReader.from_batches(COLUMNS, self._watched(faults))
         try:
             pyogrio.write_arrow(
                 reader, path, layer=LAYER, geometry_name=GEOMETRY, geometry_type="Polygon", crs=self.crs, **options
             )
             # A disk that fills while a file is closed, when its spatial index is made, is told by no error of GDAL's.
             found = pyogrio.read_info(path, force_feature_count=True)
-        except FAULTS as error:
+        except (*FAULTS, RuntimeError) as error:
+            if faults:
+                raise faults[0] from None
+            if not isinstance(error, FAULTS):
+                raise
             raise OSError(f"{path.name} could not be finished ({str(error).strip().splitlines()[0]})") from error
         finally:
             pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
         indexed = found["capabilities"]["fast_spatial_filter"] or not self.info.polygons
         if found["features"] != self.info.polygons or not indexed:
             raise OSError(f"{path.name} was cut off while it was written")
+
+    def _watched(self, faults: list[BaseException]) -> Iterator[pyarrow.RecordBatch]:
+        """The rows; what ends them before their end is kept, since Arrow's stream hands on that something did alone."""
+        try:
+            yield from self.rows()
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            faults.append(error)
+            raise
 
     def _geo(self) -> Any:
         """What GeoParquet wants said of the geometries, as geopandas says it of none."""

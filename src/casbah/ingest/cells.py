@@ -107,7 +107,7 @@ def _needed(area: Area, names: list[str], margin: float, least: float) -> list[s
     if margin:
         boxes = [shapely.buffer(shapely.box(*place(name)[1]), margin, join_style="mitre") for name in names]
         near = shapely.STRtree(boxes)
-        for name in sorted(kept, key=lambda one: wanted[one].area):
+        for name in sorted(kept, key=lambda one: (wanted[one].area, one)):
             found = (names[at] for at in near.query(wanted[name]))
             others = [boxes[names.index(other)] for other in found if other in kept and other != name]
             if others and shapely.covers(shapely.union_all(others), wanted[name]):

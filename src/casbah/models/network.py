@@ -24,9 +24,9 @@ from casbah.products.model import ModelBundle, Training
 from casbah.progress import say
 
 PIXELS_PER_BATCH = {"cpu": 2**16, "cuda": 2**18}
-"""Bounds the memory of a prediction: on a GPU about 1 GB of activations in a U-Net of ResNet-18. On a CPU fewer pixels
-at once stay nearer to its caches: a window of 256 px at a time took a U-Net 0.85 and Galileo's encoder 0.8 of the time
-that four took."""
+"""Images that go through a network together have at most so many pixels, but a larger one goes through by itself: on a
+GPU about 1 GB of activations in a U-Net of ResNet-18. On a CPU fewer pixels at once stay nearer to its caches: a window
+of 256 px at a time took a U-Net 0.85 and Galileo's encoder 0.8 of the time that four took."""
 
 PYRAMID = 32
 """Image sides that networks of five halvings take whole; others are padded to a multiple by reflection."""

@@ -27,7 +27,7 @@ BLOCK = 1024
 """Pixels on a side of what is laid together at once."""
 
 SAME = (
-    "model", "threshold", "building_cover", "level", "bands", "values", "window", "overlap", "flips", "uncertainty",
+    "model", "threshold", "building_cover", "level", "bands", "values", "flips", "uncertainty",
 )  # fmt: skip
 """Facts that predictions of one map share."""
 
@@ -133,6 +133,9 @@ def _info(predictions: Sequence[Prediction]) -> PredictionInfo:
         update={
             "scene": f"{len(scenes)} scenes: {named}" if len(scenes) > 1 else scenes[0],
             "periods": periods,
+            # Of maps drawn by other windows the smallest are told.
+            "window": min(info.window for info in infos),
+            "overlap": min(info.overlap for info in infos),
             "attribution": tuple(dict.fromkeys(sentence for info in infos for sentence in info.attribution)),
             "simulated": any(info.simulated for info in infos),
         }

@@ -65,7 +65,8 @@ def predict(
         output: the directory of the prediction. A killed run leaves nothing there, and a rerun goes on from its blocks.
         window: side in pixels of the windows that go through the model; by default as many of its tiles
             as fit in 256, or in 512 for a network of convolutions alone.
-        overlap: pixels that neighbouring windows share; a quarter of the window, at least 64, by default.
+        overlap: pixels that neighbouring windows share; by default a quarter of the window, at least 64, or 64 for a
+            network of convolutions alone.
         values: uint8 (steps of 1/200) or uint16 (of 1/10000) in `probability.tif`.
         threshold: probability from which on the mask is building; the model's own, chosen on validation, by default.
         flips: average over the eight symmetries of each window: eight times the work, and better.
@@ -205,7 +206,7 @@ def _check_room(workplace: Workplace, imagery: Imagery, info: PredictionInfo) ->
     free = shutil.disk_usage(workplace.path).free
     if free < needed:
         raise WorldError(
-            f"{workplace.output.parent} has {free / 1e6:,.0f} MB free and the prediction needs up to "
+            f"{workplace.output.absolute().parent} has {free / 1e6:,.0f} MB free and the prediction needs up to "
             f"{needed / 1e6:,.0f} MB more while it is made; free some or choose another output"
         )
 
