@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -538,6 +539,39 @@ def stopped_midway(model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(KeyboardInterrupt):
         predict(model, raster, folder / "map")
     return raster
+
+
+def test_the_next_rows_are_read_and_the_last_block_is_written_while_the_model_is_at_work(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, saving, at_work_again = (threading.Event() for _ in range(3))
+    count, save, counted = stage.unlike.count, stage.Maker._save, iter(range(10_000))
+    seen: list[bool] = []
+
+    class Waiting(Surroundings):
+        def probabilities(self, images: np.ndarray) -> np.ndarray:
+            if not seen:
+                seen.append(read.wait(10))
+            if saving.is_set():
+                at_work_again.set()
+            return super().probabilities(images)
+
+    def reading(*given: Any) -> Any:
+        if next(counted) == 1:
+            read.set()
+        return count(*given)
+
+    def writing(maker: stage.Maker, made: Any) -> None:
+        if not saving.is_set():
+            saving.set()
+            seen.append(at_work_again.wait(10))
+        save(maker, made)
+
+    monkeypatch.setattr(stage.unlike, "count", reading)
+    monkeypatch.setattr(stage.Maker, "_save", writing)
+    use(monkeypatch, Waiting)
+    predict(model, write_raster(tmp_path / "r.tif", pixels(1400, 700)), tmp_path / "map")
+    assert seen == [True, True]
 
 
 def test_a_rerun_needs_no_room_for_what_it_finished_already(
