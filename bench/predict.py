@@ -12,7 +12,9 @@ its own:
               the same window and as many pixels between windows; nothing is read or written. In the network's own
               precision, as the rows above (bfloat16 where the hardware has it);
   float32     the same without `casbah.models.network.precision`, as TerraTorch's own task computes by default;
-  defaults    TerraTorch as it comes: float32, windows of 224 pixels, 192 from one to the next.
+  own         TerraTorch in the network's own precision with its own windows: 224 pixels, 192 from one to the next, so
+              that neighbours share half as many pixels as Casbah's do and fade over fewer;
+  defaults    TerraTorch as it comes: those windows in float32.
 `predict` folds the network's batch normalisations into its convolutions, as it does for everybody; the other rows run
 the network as it was trained.
 TerraTorch blends whatever the model's callable gives: it is given P(building) here, in batches of 16 windows (its
@@ -59,7 +61,7 @@ MADE_APART = "import sys; from pathlib import Path; from bench.predict import ma
 AGREE = 1e-3
 """Of probability: how far the two maps may lie apart."""
 
-WAYS = ("passes", "blended", "predict", "terratorch", "float32", "defaults")
+WAYS = ("passes", "blended", "predict", "terratorch", "float32", "own", "defaults")
 
 
 class PixelByPixel(torch.nn.Module):
@@ -229,7 +231,7 @@ def one(way: str, kind: str, raster: Path, rounds: int) -> dict[str, float]:
         elif way == "passes":
             runs[way] = passes(predictor, raster)
         else:
-            runs[way] = tiled(predictor, raster, way == "terratorch", alike=way != "defaults")
+            runs[way] = tiled(predictor, raster, way in ("terratorch", "own"), alike=way not in ("own", "defaults"))
         wall, cpu = measure(runs, rounds)
     return {"seconds": wall[way], "cpu": cpu[way], "peak": peak()}
 

@@ -19,7 +19,7 @@ from casbah.lanes import ahead
 from casbah.models import backbones, check_images, graph, published, torchvision_cure
 from casbah.models.fusion import folded
 from casbah.models.normalisation import Normalisation
-from casbah.models.symmetries import DIHEDRAL
+from casbah.models.symmetries import DIHEDRAL, PYRAMID, aligned
 from casbah.products.model import ModelBundle, Training
 from casbah.progress import say
 
@@ -27,9 +27,6 @@ PIXELS_PER_BATCH = {"cpu": 2**16, "cuda": 2**18}
 """Images that go through a network together have at most so many pixels, but a larger one goes through by itself: on a
 GPU about 1 GB of activations in a U-Net of ResNet-18. On a CPU fewer pixels at once stay nearer to its caches: a window
 of 256 px at a time took a U-Net 0.85 and Galileo's encoder 0.8 of the time that four took."""
-
-PYRAMID = 32
-"""Image sides that networks of five halvings take whole; others are padded to a multiple by reflection."""
 
 LOCAL = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.Identity)
 """Layers that look at a few pixels around each."""
@@ -255,9 +252,7 @@ class NetworkPredictor:
 
     def _inputs(self, images: NDArray[np.uint16]) -> Tensor:
         """Images as the network takes them, their sides multiples of `PYRAMID`."""
-        wider = tuple((0, -side % PYRAMID) for side in images.shape[-2:])
-        if wider != ((0, 0), (0, 0)):
-            images = np.pad(images, ((0, 0),) * 3 + wider, mode="reflect")
+        images = aligned(images)
         normal = np.empty(images.shape, np.float32)
         self._normalisation.apply(images, normal)
         return torch.from_numpy(np.ascontiguousarray(arrange(normal, self.layout)))

@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import pyproj
 import rasterio
 import rasterio.warp
 import requests
@@ -40,6 +39,9 @@ from casbah.storage import Location, Store
 
 STRETCHED = 0.02
 """By how much a CRS may stretch lengths; UTM does by 0.001, a national grid by less than 0.01, and web maps by half."""
+
+SEMI_MAJOR, SQUARED_ECCENTRICITY = 6_378_137.0, 0.006_694_379_990_141
+"""Of WGS 84 (metres; e squared)."""
 
 CACHE_BYTES = 256 * 2**20
 """GDAL's cache of decoded tiles: what two rows of windows share of them stays in it."""
@@ -353,14 +355,27 @@ def _check_metres(crs: Any, grid: Grid, where: str) -> None:
     unit, metres = crs.linear_units_factor
     if not math.isclose(metres, 1.0, rel_tol=1e-6):
         raise InputError(f"{where} is in {grid.crs}, which counts in {unit}; a CRS in metres is wanted, such as UTM")
-    west, south, east, north = grid.bounds
-    (east_of,), (north_of,) = rasterio.warp.transform(crs, "EPSG:4326", [(west + east) / 2], [(south + north) / 2])
-    larger = math.sqrt(pyproj.Proj(grid.crs).get_factors(east_of, north_of).areal_scale)
+    larger = _stretch(crs, grid)
     if not abs(larger - 1) <= STRETCHED:
         raise InputError(
             f"{where} is in {grid.crs}, where {grid.resolution:g} m are {grid.resolution / larger:.2g} m on this "
             "ground; a CRS that keeps lengths is wanted, such as UTM"
         )
+
+
+def _stretch(crs: Any, grid: Grid) -> float:
+    """Metres of a CRS in a metre on the ground, in the middle of a grid: the root of the ratio of areas, by the radii
+    of curvature of WGS 84 (Snyder 1987, Map Projections, eq. 4-18 and 4-20)."""
+    west, south, east, north = grid.bounds
+    x, y, step = (west + east) / 2, (south + north) / 2, 100.0
+    lon, lat = (
+        np.radians(axis) for axis in rasterio.warp.transform(crs, "EPSG:4326", [x, x + step, x], [y, y, y + step])
+    )
+    flat = 1 - SQUARED_ECCENTRICITY * math.sin(lat[0]) ** 2
+    prime_vertical = SEMI_MAJOR / math.sqrt(flat)
+    along = SEMI_MAJOR * (1 - SQUARED_ECCENTRICITY) / flat**1.5 * (lat[1:] - lat[0])
+    across = prime_vertical * math.cos(lat[0]) * (lon[1:] - lon[0])
+    return float(step / math.sqrt(abs(across[0] * along[1] - across[1] * along[0])))
 
 
 def _check_scale(dataset: Any, where: str) -> None:

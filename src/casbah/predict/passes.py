@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from casbah.errors import InputError
 from casbah.models import Predictor
-from casbah.models.symmetries import DIHEDRAL
+from casbah.models.symmetries import DIHEDRAL, aligned
 from casbah.predict.blending import Layers, checked, probability_layer
 
 Opinions = Literal["flips", "members"]
@@ -30,12 +30,16 @@ class Passes:
                     one.flips = False
         self.count = 2 if self.of else 1
         self._predictor = predictor
+        self._networks = any(hasattr(one, "device") for one in (predictor, *getattr(predictor, "members", ())))
         self.layers: Layers = probability_layer(predictor) if not self.flips and not self.of else self._several
 
     def _several(self, images: NDArray[np.uint16]) -> NDArray[np.float32]:
         """(1 or 2, n, rows, cols): the mean, and the standard deviation where it is wanted."""
         symmetries = DIHEDRAL if self.flips else DIHEDRAL[:1]
         by_member = self.of == "members"
+        rows, cols = images.shape[-2:]
+        if self._networks:
+            images = aligned(images)
         weights = self._predictor.weights if by_member else np.ones(1)
         total: NDArray[np.float64] = np.zeros((len(images), *images.shape[-2:]))
         squares, opinions = np.zeros_like(total), np.zeros((len(weights), *total.shape))
@@ -52,9 +56,9 @@ class Passes:
             if by_member:
                 squares += weight * opinion**2
         if self.of is None:
-            return total[None].astype(np.float32)
+            return total[None, :, :rows, :cols].astype(np.float32)
         deviation = np.sqrt(np.maximum(squares - total**2, 0))
-        return np.stack([total, deviation]).astype(np.float32)
+        return np.stack([total, deviation])[..., :rows, :cols].astype(np.float32)
 
 
 def _turned(images: NDArray[Any], turns: int, flip: bool, inverse: bool = False) -> NDArray[Any]:
