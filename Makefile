@@ -58,7 +58,7 @@ down: install ## Stop them
 test: install lint types ## Lint, types, and every test that this machine can run but the study
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/study --ignore tests/guide --ignore tests/images -n auto --dist loadfile
 
-test-guide: install ## Every command of docs/guide.md, held against what the page says it prints: four minutes
+test-guide: install ## Every command of docs/guide.md, held against what the page says it prints: five minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/guide
 
 test-study: install ## `casbah compare --small`, every row of the study: a quarter of an hour

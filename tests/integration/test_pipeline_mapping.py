@@ -1,5 +1,7 @@
 """The registered model draws a map through the compiled pipeline: real MLflow, real object store, a tiny town."""
 
+import contextlib
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -76,24 +78,26 @@ def drawn(session: Session, package: Path, output: Path, **more: str) -> dict[st
         return session.map(wanted, output=output)
 
 
-def test_messages_name_the_area_as_it_was_given_and_each_cell(
-    session: Session, package: Path, place: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    drawn(session, package, place / "told", cell_size="1280", to="s3://casbah/maps/told")
-    said = capfd.readouterr().err
-    assert re.search(r"plan: sample@\w+ is read in \d cells", said)
-    cells = set(re.findall(r"… ingest (\S+)", said))
-    assert len(cells) > 1
-    assert set(re.findall(r"… predict few_trees (\S+)", said)) == cells
+@pytest.fixture(scope="module")
+def told(session: Session, package: Path, place: Path) -> tuple[dict[str, Path | str], str]:
+    """The town mapped in grid cells of about a kilometre, and what was said of it."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as said:
+        for name, value in session.environment.items():
+            patch.setenv(name, value)
+        return drawn(session, package, place / "cells", cell_size="1280"), said.getvalue()
 
 
 @pytest.fixture(scope="module")
-def cells(session: Session, package: Path, place: Path) -> dict[str, Path | str]:
-    """The town mapped in grid cells of about a kilometre."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in session.environment.items():
-            patch.setenv(name, value)
-        return drawn(session, package, place / "cells", cell_size="1280")
+def cells(told: tuple[dict[str, Path | str], str]) -> dict[str, Path | str]:
+    return told[0]
+
+
+def test_messages_name_the_area_as_it_was_given_and_each_cell(told: tuple[dict[str, Path | str], str]) -> None:
+    said = told[1]
+    assert re.search(r"plan: sample@\w+ is read in \d cells", said)
+    names = set(re.findall(r"… ingest (\S+)", said))
+    assert len(names) > 1
+    assert set(re.findall(r"… predict few_trees (\S+)", said)) == names
 
 
 def test_a_map_of_several_cells_is_the_map_of_the_whole(

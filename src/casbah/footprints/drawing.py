@@ -43,6 +43,8 @@ class Drawing:
     def __init__(self, spool: Spool, grid: Grid, least: float, tolerance: float, square: bool) -> None:
         self.grid, self.least, self.tolerance, self.square = grid, least, tolerance, square
         self.spool = spool
+        # Of what shaping may change, the area alone decides what is kept: dust far below it is dropped at once.
+        self._dust = 0.9 * least / grid.resolution**2
         self._made: list[NDArray[np.void]] = []
         self.rows: NDArray[np.void] = np.zeros(0, ROW)
         """Of those that are given out, once they are settled."""
@@ -52,9 +54,7 @@ class Drawing:
 
     def add(self, batch: list[Outline], steps: int) -> None:
         """Take polygons up; `steps` is the value of the probability 1."""
-        # Of what shaping may change, the area alone decides what is kept: dust far below it is dropped at once.
-        dust = 0.9 * self.least / self.grid.resolution**2
-        made = [outline for outline in batch if outline.shape.area >= dust]
+        made = [outline for outline in batch if outline.shape.area >= self._dust]
         if not made:
             return
         loose = ~np.array([outline.cut for outline in made], bool)

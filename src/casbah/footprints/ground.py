@@ -28,8 +28,6 @@ class Ground:
         """Block -> polygons whose first pixel lies in it."""
         self.areas: dict[str, float] = {}
         """Block -> square metres of polygons in it."""
-        self.bounds: tuple[float, float, float, float] | None = None
-        """West, south, east and north of all polygons; None without any."""
 
     def add(self, known: NDArray[np.bool_], top: int, left: int) -> None:
         """Count the observed pixels of a window."""
@@ -61,9 +59,6 @@ class Ground:
     def cover(self, outlines: Polygons, first: NDArray[np.int64]) -> None:
         """Count polygons, whose `first` pixels are (row, col), and measure what of them lies in which block."""
         self.polygons.update(self.of_pixels(first))
-        before = [shapely.box(*self.bounds)] if self.bounds else []
-        west, south, east, north = shapely.total_bounds([*outlines, *before]).tolist()
-        self.bounds = west, south, east, north
         index, col, row = in_squares(shapely.bounds(outlines).reshape(-1, 4), self.side)
         shapes = outlines[index]
         # Most polygons lie in one block and need no cutting.

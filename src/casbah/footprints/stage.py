@@ -111,8 +111,10 @@ def footprints(
                 f"{opened.path}: nothing of {least:g} m2 or more has a probability of {at:g} or more, so that the set "
                 f"holds no polygon (the highest probability is {highest:.3f})"
             )
+        spans: list[shapely.Geometry] = []
         for rows, shapes in drawing.chunks():
             ground.cover(shapes, rows["first"])
+            spans.append(shapely.box(*shapely.total_bounds(shapes)))
         objects = {}
         if truth is not None:
             objects = object_scores((shapes for _, shapes in drawing.chunks()), truth, opened, moved)
@@ -135,7 +137,9 @@ def footprints(
             simulated=said.simulated,
             objects=objects,
         )
-        layer = Layer(info, grid.crs, ground.bounds, lambda: _rows(drawing, info, grid))
+        layer = Layer(
+            info, grid.crs, list(shapely.GeometryCollection(spans).bounds), lambda: _rows(drawing, info, grid)
+        )
         layer.write_parquet(draft.directory / PARQUET)
         layer.write_vector(draft.directory / GEOPACKAGE)
         if flatgeobuf:

@@ -66,7 +66,8 @@ def write_table(frame: geopandas.GeoDataFrame, path: Path, info: FootprintInfo) 
     """GeoParquet with the metadata in the file's key-value pairs."""
     frame.to_parquet(path, index=False)
     table = pyarrow.parquet.read_table(path)
-    pyarrow.parquet.write_table(_with(table, metadata(info)), path)
+    about = {**(table.schema.metadata or {}), **metadata(info)}
+    pyarrow.parquet.write_table(table.replace_schema_metadata(about), path)
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class Layer:
 
     info: FootprintInfo
     crs: str
-    bounds: tuple[float, float, float, float] | None
-    """West, south, east, north; None of no polygon."""
+    bounds: list[float]
+    """West, south, east, north; NaN of no polygon."""
     rows: Callable[[], Iterator[pyarrow.RecordBatch]]
     """Goes through all of them anew, in batches of the columns `COLUMNS`."""
 
@@ -131,10 +132,6 @@ class Layer:
         empty = io.BytesIO()
         geopandas.GeoDataFrame(geometry=geopandas.GeoSeries([], crs=self.crs)).to_parquet(empty)
         said = json.loads(pyarrow.parquet.read_schema(empty).metadata[b"geo"])
-        if self.bounds:
-            said["columns"][GEOMETRY] |= {"geometry_types": ["Polygon"], "bbox": list(self.bounds)}
+        if self.info.polygons:
+            said["columns"][GEOMETRY] |= {"geometry_types": ["Polygon"], "bbox": self.bounds}
         return said
-
-
-def _with(table: pyarrow.Table, about: dict[str, str]) -> pyarrow.Table:
-    return table.replace_schema_metadata({**(table.schema.metadata or {}), **about})

@@ -219,7 +219,7 @@ class NetworkPredictor:
         self._normalisation = Normalisation.from_dict(training.normalisation)
 
     @property
-    def nearby(self) -> bool:
+    def local(self) -> bool:
         """Whether what lies far from a pixel does not matter to it: no attention, and no mean over the image."""
         leaves = [module for module in self.model.modules() if not any(module.children())]
         return all(isinstance(leaf, LOCAL) for leaf in leaves)

@@ -96,7 +96,8 @@ def ingest(
             periods=periods,
             max_cloud=max_cloud,
         )
-        _describe(scene, product, snapshot=inputs.iso_date("snapshot", snapshot), **({"cell": cell} if cell else {}))
+        facts = {"cell": product.cell} if product.cell else {}
+        _describe(scene, product, snapshot=inputs.iso_date("snapshot", snapshot), **facts)
 
 
 def label(

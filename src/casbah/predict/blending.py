@@ -33,17 +33,17 @@ Layers = Callable[[NDArray[np.uint16]], NDArray[np.float32]]
 def default_window(predictor: Predictor) -> int:
     """The side of the windows that go through a model, in pixels, where none is asked for."""
     tile = predictor.training.tile_size
-    return tile * max(1, (WIDE if _nearby(predictor) else WINDOW) // tile)
+    return tile * max(1, (WIDE if _local(predictor) else WINDOW) // tile)
 
 
 def default_overlap(predictor: Predictor, window: int) -> int:
     """The pixels that neighbouring windows share where nobody says how many."""
-    return min(OVERLAP if _nearby(predictor) else max(OVERLAP, window // 4), window // 2)
+    return min(OVERLAP if _local(predictor) else max(OVERLAP, window // 4), window // 2)
 
 
-def _nearby(predictor: Predictor) -> bool:
+def _local(predictor: Predictor) -> bool:
     """Whether a model says of itself that what lies far from a pixel does not matter to it."""
-    return bool(getattr(predictor, "nearby", False))
+    return bool(getattr(predictor, "local", False))
 
 
 def sizes(predictor: Predictor, window: int | None, overlap: int | None) -> tuple[int, int]:

@@ -27,7 +27,7 @@ from casbah.addresses import authorization, shown
 from casbah.bands import BOA_OFFSET, LEVELS, NODATA, band
 from casbah.darkness import CHECKED_BANDS, dark_percentiles, read_pixels
 from casbah.errors import CasbahError, InputError, WorldError
-from casbah.grid import Grid
+from casbah.grid import Grid, utm_crs
 from casbah.models import band_index
 from casbah.models.reflectance import BRIGHTEST, EIGHT_BITS
 from casbah.patience import REFUSED, REMOTE, Patience, Result, complaint, gdal_status, why
@@ -39,9 +39,6 @@ from casbah.storage import Location, Store
 
 STRETCHED = 0.02
 """By how much a CRS may stretch lengths; UTM does by 0.001, a national grid by less than 0.01, and web maps by half."""
-
-SEMI_MAJOR, SQUARED_ECCENTRICITY = 6_378_137.0, 0.006_694_379_990_141
-"""Of WGS 84 (metres; e squared)."""
 
 CACHE_BYTES = 256 * 2**20
 """GDAL's cache of decoded tiles: what two rows of windows share of them stays in it."""
@@ -364,18 +361,13 @@ def _check_metres(crs: Any, grid: Grid, where: str) -> None:
 
 
 def _stretch(crs: Any, grid: Grid) -> float:
-    """Metres of a CRS in a metre on the ground, in the middle of a grid: the root of the ratio of areas, by the radii
-    of curvature of WGS 84 (Snyder 1987, Map Projections, eq. 4-18 and 4-20)."""
+    """Metres of a CRS in a metre of UTM, which keeps lengths, amid a grid: the root of the ratio of areas."""
     west, south, east, north = grid.bounds
     x, y, step = (west + east) / 2, (south + north) / 2, 100.0
-    lon, lat = (
-        np.radians(axis) for axis in rasterio.warp.transform(crs, "EPSG:4326", [x, x + step, x], [y, y, y + step])
-    )
-    flat = 1 - SQUARED_ECCENTRICITY * math.sin(lat[0]) ** 2
-    prime_vertical = SEMI_MAJOR / math.sqrt(flat)
-    along = SEMI_MAJOR * (1 - SQUARED_ECCENTRICITY) / flat**1.5 * (lat[1:] - lat[0])
-    across = prime_vertical * math.cos(lat[0]) * (lon[1:] - lon[0])
-    return float(step / math.sqrt(abs(across[0] * along[1] - across[1] * along[0])))
+    corners = [x, x + step, x], [y, y, y + step]
+    (longitude, *_), (latitude, *_) = rasterio.warp.transform(crs, "EPSG:4326", *corners)
+    (x0, x1, x2), (y0, y1, y2) = rasterio.warp.transform(crs, utm_crs(longitude, latitude), *corners)
+    return step / math.sqrt(abs((x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)))
 
 
 def _check_scale(dataset: Any, where: str) -> None:

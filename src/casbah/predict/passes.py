@@ -25,12 +25,12 @@ class Passes:
         self.flips = flips or self.of == "flips" or bool(getattr(predictor, "flips", False))
         if self.flips:
             # A network that its experiment turns and flips is not turned and flipped twice, nor is one of several.
-            for one in (predictor, *getattr(predictor, "members", ())):
+            for one in _every(predictor):
                 if hasattr(one, "flips"):
                     one.flips = False
         self.count = 2 if self.of else 1
         self._predictor = predictor
-        self._networks = any(hasattr(one, "device") for one in (predictor, *getattr(predictor, "members", ())))
+        self._has_networks = bool(_networks(predictor))
         self.layers: Layers = probability_layer(predictor) if not self.flips and not self.of else self._several
 
     def _several(self, images: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -38,7 +38,7 @@ class Passes:
         symmetries = DIHEDRAL if self.flips else DIHEDRAL[:1]
         by_member = self.of == "members"
         rows, cols = images.shape[-2:]
-        if self._networks:
+        if self._has_networks:
             images = aligned(images)
         weights = self._predictor.weights if by_member else np.ones(1)
         total: NDArray[np.float64] = np.zeros((len(images), *images.shape[-2:]))
@@ -61,6 +61,16 @@ class Passes:
         return np.stack([total, deviation])[..., :rows, :cols].astype(np.float32)
 
 
+def _every(predictor: Any) -> tuple[Any, ...]:
+    """A model, and those that it is the mean of."""
+    return (predictor, *getattr(predictor, "members", ()))
+
+
+def _networks(predictor: Any) -> list[Any]:
+    """Those of them that are networks: they have a device."""
+    return [one for one in _every(predictor) if hasattr(one, "device")]
+
+
 def _turned(images: NDArray[Any], turns: int, flip: bool, inverse: bool = False) -> NDArray[Any]:
     """Turn the last two axes by quarter turns, then flip; with `inverse`, undo it."""
     if inverse:
@@ -74,12 +84,10 @@ def made_ready(predictor: Predictor, device: str) -> None:
     such device."""
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device is {device!r}; auto, cpu or cuda is wanted")
-    every = (predictor, *getattr(predictor, "members", ()))
-    if device == "cuda" and not any(hasattr(one, "device") for one in every):
+    networks = _networks(predictor)
+    if device == "cuda" and not networks:
         raise InputError(f"device is 'cuda', and {predictor.training.experiment} has no network; take auto or cpu")
-    for one in every:
-        if not hasattr(one, "device"):
-            continue
+    for one in networks:
         import torch
 
         if device == "cuda" and not torch.cuda.is_available():
