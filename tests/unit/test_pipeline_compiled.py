@@ -1,13 +1,15 @@
 """The compiled YAML keeps what it promises to a cluster and to a person who reruns it from the Kubeflow UI."""
 
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import yaml
 from kfp.cli.utils.parsing import parse_parameter_value
+from kfp.dsl import PipelineTask
 
 from casbah.errors import InputError
 from casbah.pipeline import compiled
@@ -328,6 +330,28 @@ def test_what_is_no_compiled_pipeline_is_one_sentence(tmp_path: Path) -> None:
         compiled.parameters(tmp_path / "absent.yaml")
     with pytest.raises(InputError, match=r"can't be read \(Is a directory\)"):
         compiled.parameters(tmp_path)
+
+
+def test_kfp_learns_its_callers_name_without_the_source_of_the_whole_stack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes the longer the more modules are loaded: seconds a compilation beside PyTorch."""
+
+    class NoContainer:
+        container_spec = None
+
+        def set_cpu_request(self) -> None:
+            PipelineTask._ensure_container_spec_exists(self)
+
+    def searched(*_: Any) -> NoReturn:
+        raise AssertionError("the source of the stack was looked for")
+
+    monkeypatch.setattr(inspect, "getouterframes", searched)
+    compiled.compile_pipeline(tmp_path / "a.yaml")
+    with compiled._stacks_without_source(), pytest.raises(ValueError, match=r"^set_cpu_request can only be used on"):
+        NoContainer().set_cpu_request()
+    with pytest.raises(AssertionError, match="was looked for"):
+        NoContainer().set_cpu_request()
 
 
 def test_the_body_of_each_component_is_one_call() -> None:

@@ -3,15 +3,18 @@
 import functools
 import hashlib
 import importlib
+import inspect
 import json
 import math
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -56,7 +59,7 @@ def compile_pipeline(
     if output.suffix not in (".yaml", ".yml"):
         raise InputError(f"{output} is no name of a YAML file; end it in .yaml")
     partial = output.with_name(f".{output.stem}.partial-{uuid4().hex[:8]}{output.suffix}")
-    with _settings(images or {}, registry, cpu, any_user, gpu), _imports():
+    with _settings(images or {}, registry, cpu, any_user, gpu), _imports(), _stacks_without_source():
         from kfp import compiler
 
         function = getattr(importlib.import_module(f"pipelines.{pipeline}"), pipeline)
@@ -239,3 +242,28 @@ def _imports() -> Iterator[None]:
     finally:
         sys.path.remove(root)
         forget()
+
+
+@contextmanager
+def _stacks_without_source() -> Iterator[None]:
+    """Let KFP learn its caller's name from the frames alone.
+
+    For that name it asks, at each setting of a task, for the source of all frames. Python looks for that of the import
+    system in every module that is loaded: beside PyTorch this takes most of a compilation.
+    """
+    from kfp.dsl import pipeline_task
+
+    before = pipeline_task.inspect
+    pipeline_task.inspect = SimpleNamespace(stack=_stack)
+    try:
+        yield
+    finally:
+        pipeline_task.inspect = before
+
+
+def _stack() -> list[inspect.FrameInfo]:
+    """The caller's frame and those above it, as `inspect.stack` gives them, without their source."""
+    return [
+        inspect.FrameInfo(frame, frame.f_code.co_filename, line, frame.f_code.co_name, None, None)
+        for frame, line in traceback.walk_stack(sys._getframe(1))
+    ]
