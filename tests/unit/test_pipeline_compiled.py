@@ -25,7 +25,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def documents(package: Path) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(package.read_text()))
+    return list(compiled.documents(package))
 
 
 def tasks(part: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -78,7 +78,7 @@ def test_a_training_may_ask_for_a_slice_of_a_gpu(tmp_path: Path) -> None:
     words = ["pipeline", "compile", "--gpu-resource", "nvidia.com/mig-1g.10gb", "--output", str(target)]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    specification, platform = yaml.safe_load_all(target.read_text())
+    specification, platform = compiled.documents(target)
     container = specification["deploymentSpec"]["executors"]["exec-finetune"]["container"]
     assert container["resources"]["accelerator"]["resourceType"] == "nvidia.com/mig-1g.10gb"
     assert container["resources"]["accelerator"]["resourceCount"] == "1"
@@ -150,7 +150,7 @@ def test_every_step_asks_for_what_it_needs_and_runs_as_no_root(documents: list[d
 
 def test_a_cluster_that_chooses_users_is_told_none_but_that_it_be_no_root(tmp_path: Path) -> None:
     made = compiled.compile_pipeline(tmp_path / "openshift.yaml", any_user=True)
-    executors = list(yaml.safe_load_all(made.read_text()))[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    executors = list(compiled.documents(made))[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for name, executor in executors.items():
         assert executor["securityContext"] == {"runAsNonRoot": True}, name
 
@@ -205,10 +205,11 @@ def test_steps_that_leave_their_pod_get_secrets_by_reference(documents: list[dic
 def test_the_yaml_holds_no_secret(package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-very-secret-key")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "an-access-key-id")
-    text = compiled.compile_pipeline(tmp_path / "again.yaml").read_text()
+    made = compiled.compile_pipeline(tmp_path / "again.yaml")
+    text = made.read_text()
     assert "a-very-secret-key" not in text
     assert "an-access-key-id" not in text
-    for document in yaml.safe_load_all(text):
+    for document in compiled.documents(made):
         for executor in document.get("deploymentSpec", {}).get("executors", {}).values():
             assert {one["name"] for one in executor["container"].get("env", [])} <= {"CASBAH_IMAGE"}
 
@@ -221,7 +222,7 @@ def test_the_registered_version_can_name_its_run_image_and_commit(
     environment = documents[0]["deploymentSpec"]["executors"]["exec-register"]["container"]["env"]
     assert environment == [{"name": "CASBAH_IMAGE", "value": DIGEST}], "the image that trained; no commit is made up"
     monkeypatch.setenv("CASBAH_GIT_COMMIT", "c0ffee")
-    document = next(yaml.safe_load_all(compiled.compile_pipeline(tmp_path / "a.yaml").read_text()))
+    document = next(compiled.documents(compiled.compile_pipeline(tmp_path / "a.yaml")))
     known = document["deploymentSpec"]["executors"]["exec-register"]["container"]["env"]
     assert {"name": "CASBAH_GIT_COMMIT", "value": "c0ffee"} in known
 
@@ -233,14 +234,15 @@ def test_for_a_cluster_without_gpus_nothing_asks_for_one(tmp_path: Path) -> None
     from casbah.cli.root import app
 
     assert pipeline.pipeline
-    done = CliRunner().invoke(app, ["pipeline", "compile", "--cpu", "--output", str(tmp_path / "cpu.yaml")])
+    made = tmp_path / "cpu.yaml"
+    done = CliRunner().invoke(app, ["pipeline", "compile", "--cpu", "--output", str(made)])
     assert done.exit_code == 0, done.output
-    text = (tmp_path / "cpu.yaml").read_text()
+    text = made.read_text()
     assert "nvidia.com/gpu" not in text
     assert "accelerator" not in text
     for word in ("nodeSelector", "tolerations"):
         assert word not in text
-    node = list(yaml.safe_load_all(text))[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-finetune"]
+    node = list(compiled.documents(made))[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-finetune"]
     assert node["emptyDirMounts"][0]["mountPath"] == "/dev/shm", "data loader workers share memory there too"
     again = compiled.compile_pipeline(tmp_path / "gpu.yaml")
     assert "nvidia.com/gpu" in again.read_text(), "the choice ends with its compilation"
@@ -372,7 +374,7 @@ def test_what_a_component_says_of_its_retries_is_what_is_compiled(
     documents: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     others = [compiled.compile_pipeline(tmp_path / f"{name}.yaml", pipeline=name) for name in compiled.PIPELINES[1:]]
-    found = [documents[0], *(next(yaml.safe_load_all(other.read_text())) for other in others)]
+    found = [documents[0], *(next(compiled.documents(other)) for other in others)]
     tries = {
         name.removesuffix("-2"): task["retryPolicy"]["maxRetryCount"]
         for document in found

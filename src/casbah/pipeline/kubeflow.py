@@ -21,12 +21,12 @@ from uuid import uuid4
 import kfp
 import kfp_server_api
 import urllib3
-import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from casbah.addresses import authorization, scrubbed, shown
 from casbah.errors import InputError, WorldError
+from casbah.pipeline import compiled
 from casbah.pipeline.submission import Package, Watch
 from casbah.progress import say
 
@@ -74,7 +74,7 @@ class Submitted:
 
 def check_package(package: Path) -> None:
     """`InputError` unless the client can read a compiled pipeline; it knows the fields of its own version alone."""
-    specification = next(iter(yaml.safe_load_all(package.read_text(encoding="utf-8"))))
+    specification = next(compiled.documents(package))
     try:
         json_format.ParseDict(specification, pipeline_spec_pb2.PipelineSpec())
     except json_format.ParseError as error:

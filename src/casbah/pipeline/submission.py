@@ -56,7 +56,7 @@ def without_cache(package: Path, target: Path) -> Path:
 
     (The client's own `enable_caching=False` leaves the steps of a loop as they are.)
     """
-    documents = list(yaml.safe_load_all(package.read_text(encoding="utf-8")))
+    documents = list(compiled.documents(package))
     for tasks in _dags(documents[0]):
         for task in tasks.values():
             task["cachingOptions"] = {}
@@ -131,7 +131,7 @@ def _steps(package: Path) -> dict[str, str]:
 
     Kubeflow's own nodes (drivers, loops, the pods of a step) are left out.
     """
-    specification = next(iter(yaml.safe_load_all(package.read_text(encoding="utf-8"))))
+    specification = next(compiled.documents(package))
     called: dict[str, set[str]] = {}
     for tasks in _dags(specification):
         for key, task in tasks.items():
