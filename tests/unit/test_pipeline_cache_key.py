@@ -5,6 +5,8 @@ on the fingerprints in the server's own tests (`backend/src/v2/cacheutils/cache_
 """
 
 import copy
+import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,18 +54,46 @@ WHOLE = {"preflight": [""]}
 """What preflight says of an area that is read as one."""
 
 
+AGAIN: dict[str, set[str]] = {
+    "ingest": {"ingest", "label", "tile"} | AFTER_TRAINING,
+    "label": {"label", "tile"} | AFTER_TRAINING,
+    "tile": {"tile"} | AFTER_TRAINING,
+    "finetune": AFTER_TRAINING,
+    "evaluate": VALIDATE | {"select", "evaluate-2"},
+    "select": {"select", "evaluate-2"},
+    "register": set(),
+}
+"""Stage -> the steps that run again where its image is another."""
+
+
 @pytest.fixture(scope="module")
 def compile_(tmp_path_factory: pytest.TempPathFactory) -> Compile:
     def call(**settings: Any) -> Documents:
         target = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-        return list(yaml.safe_load_all(compiled.compile_pipeline(target, **settings).read_text()))
+        return list(compiled.documents(compiled.compile_pipeline(target, **settings)))
 
     return call
 
 
 @pytest.fixture(scope="module")
-def documents(compile_: Compile) -> Documents:
-    return compile_()
+def of(compile_: Compile) -> Callable[[str], Documents]:
+    """The documents of each pipeline, compiled once. Never change them."""
+    return functools.cache(lambda pipeline: compile_(pipeline=pipeline))
+
+
+@pytest.fixture(scope="module")
+def documents(of: Callable[[str], Documents]) -> Documents:
+    return of(compiled.FOOTPRINTS)
+
+
+@pytest.fixture(scope="module")
+def pinned(compile_: Compile) -> Documents:
+    """Compiled with a digest for the image of each stage."""
+    return compile_(images={stage: image(stage, "a") for stage in AGAIN})
+
+
+def image(stage: str, digit: str) -> str:
+    return f"ghcr.io/me/casbah-{stage}@sha256:{digit * 64}"
 
 
 def keys(*given: Any, said: dict[str, Any] = WHOLE, **named: Any) -> dict[str, str | None]:
@@ -177,23 +207,21 @@ def test_an_experiment_more_trains_that_one_alone(documents: Documents) -> None:
     assert changed(before, {name: after[name] for name in before}) == {"select", "evaluate-2"}
 
 
-@pytest.mark.parametrize(
-    ("stage", "again"),
-    [
-        ("ingest", {"ingest", "label", "tile"} | AFTER_TRAINING),
-        ("label", {"label", "tile"} | AFTER_TRAINING),
-        ("tile", {"tile"} | AFTER_TRAINING),
-        ("finetune", AFTER_TRAINING),
-        ("evaluate", VALIDATE | {"select", "evaluate-2"}),
-        ("select", {"select", "evaluate-2"}),
-        ("register", set()),
-    ],
-)
-def test_another_digest_of_an_image_runs_its_stage_again(stage: str, again: set[str], compile_: Compile) -> None:
-    first, second = (
-        keys(compile_(images={stage: f"ghcr.io/me/casbah@sha256:{digit * 64}"}), TWO_EXPERIMENTS) for digit in "ab"
-    )
-    assert changed(first, second) == again
+def test_a_digest_is_that_of_the_steps_of_its_stage(pinned: Documents) -> None:
+    executors = pinned[0]["deploymentSpec"]["executors"]
+    found: dict[str, set[str]] = {stage: set() for stage in AGAIN}
+    for name, _, label in steps(pinned):
+        for stage in AGAIN:
+            if executors[label]["container"]["image"] == image(stage, "a"):
+                found[stage].add(name)
+    assert found == {stage: {stage} for stage in AGAIN} | {"evaluate": {"evaluate", "evaluate-2"}}
+
+
+@pytest.mark.parametrize("stage", AGAIN)
+def test_another_digest_of_an_image_runs_its_stage_again(stage: str, pinned: Documents) -> None:
+    other = json.loads(json.dumps(pinned).replace(image(stage, "a"), image(stage, "b")))
+    assert other != pinned
+    assert changed(keys(pinned, TWO_EXPERIMENTS), keys(other, TWO_EXPERIMENTS)) == AGAIN[stage]
 
 
 def test_neither_variables_nor_secrets_are_in_a_key(documents: Documents) -> None:
@@ -208,10 +236,10 @@ def test_neither_variables_nor_secrets_are_in_a_key(documents: Documents) -> Non
 
 @pytest.mark.parametrize("pipeline", compiled.PIPELINES)
 def test_so_no_cached_step_is_given_by_its_environment_what_its_result_depends_on(
-    pipeline: str, compile_: Compile
+    pipeline: str, of: Callable[[str], Documents]
 ) -> None:
     """Only where services are, and who may use them."""
-    specification, platform = found = compile_(pipeline=pipeline)
+    specification, platform = found = of(pipeline)
     placed = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     named = set()
     for name, task, label in steps(found):
@@ -230,8 +258,8 @@ def test_what_looks_at_the_world_or_changes_it_has_no_key(documents: Documents) 
     assert {name for name, key in found.items() if not key} == {"preflight", "register", "conclude"}
 
 
-def test_every_parameter_of_the_comparison_changes_a_key(compile_: Compile) -> None:
-    found = compile_(pipeline=compiled.COMPARISON)
+def test_every_parameter_of_the_comparison_changes_a_key(of: Callable[[str], Documents]) -> None:
+    found = of(compiled.COMPARISON)
     before = keys(found, {})
     assert {name for name, key in before.items() if not key} == {"preflight"}, "each other step can come from the cache"
     for parameter in found[0]["root"]["inputDefinitions"]["parameters"].keys() - {"cell_size"}:
