@@ -259,16 +259,32 @@ def test_bfloat16_on_a_cpu_moves_probabilities_by_less_than_a_hundredth(
     assert np.abs(found[0] - found[1]).max() < 0.01
 
 
-@pytest.mark.parametrize("module", ["casbah.finetune.fit", "casbah.finetune.task", "casbah.models.network"])
-def test_float32_is_float32_whatever_a_backbone_of_terratorch_asks_for_when_it_is_imported(module: str) -> None:
-    code = (
-        "from casbah.models import torchvision_cure; torchvision_cure.apply(); "
-        f"import torch, {module}; from casbah.models import network\n"
-        "with network.quiet():\n    import terratorch.models.backbones.clay_v15.model\n"
-        "print(torch.get_float32_matmul_precision())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split()[-1:] == ["highest"], done.stderr
+FRESH = """
+import importlib, os, sys
+from casbah.models import torchvision_cure
+torchvision_cure.apply()
+import lightning.pytorch, mlflow, torch, torchgeo.trainers
+assert "terratorch" not in sys.modules
+for module in sys.argv[1:]:
+    if os.fork():
+        os.wait()
+        continue
+    try:
+        importlib.import_module(module)
+        from casbah.models import network
+        with network.quiet():
+            import terratorch.models.backbones.clay_v15.model
+        print(module, torch.get_float32_matmul_precision(), flush=True)
+    finally:
+        os._exit(0)
+"""
+"""Imports each module in a process that has not imported TerraTorch yet, but most of what TerraTorch imports."""
+
+
+def test_float32_is_float32_whatever_a_backbone_of_terratorch_asks_for_when_it_is_imported() -> None:
+    modules = ("casbah.finetune.fit", "casbah.finetune.task", "casbah.models.network")
+    done = subprocess.run([sys.executable, "-c", FRESH, *modules], capture_output=True, text=True)
+    assert dict(line.split() for line in done.stdout.splitlines()) == dict.fromkeys(modules, "highest"), done.stderr
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
