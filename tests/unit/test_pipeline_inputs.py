@@ -154,7 +154,7 @@ def test_an_address_that_answers_404_is_named(tmp_path: Path) -> None:
     from http.server import HTTPServer, SimpleHTTPRequestHandler
 
     server = HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}/absent-{tmp_path.name}.geojson"
     try:
         with pytest.raises(
@@ -193,7 +193,7 @@ class Town(BaseHTTPRequestHandler):
 def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(inputs, "PAUSE", 0.01)
     server = HTTPServer(("127.0.0.1", 0), Town)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield f"http://me:hidden@127.0.0.1:{server.server_port}/footprints.gpkg?signature=hidden"
     server.shutdown()
     server.server_close()
