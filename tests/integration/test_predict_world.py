@@ -62,8 +62,14 @@ def test_the_map_of_a_real_model_is_what_it_says_of_overlapping_windows(
     predictor = models.load(trained[name])
     index = models.band_index(predictor.training, scene.bands)
     images = np.ascontiguousarray(scene.reflectance()[None][:, :, index])
-    # What evaluates computes every step of a network, what maps folds some: rounding in bfloat16 tells them apart.
-    np.testing.assert_allclose(made.probability(), blended(predictor, images)[0], atol=1e-2)
+    # What evaluates computes every step of a network, what maps makes some of them one: in float32 both are the same.
+    for one in (predictor, *getattr(predictor, "members", ())):
+        one.mixed_precision = False
+    exact = blended(predictor, images)[0]
+    apart = np.abs(made.probability() - exact)
+    assert np.quantile(apart, 0.999) < 1e-2
+    assert apart.max() < 3e-2
+    predictor = models.load(trained[name])
     made_ready(predictor, "auto")
     np.testing.assert_allclose(made.probability(), blended(predictor, images)[0], atol=1e-4)
     if name == "trees":

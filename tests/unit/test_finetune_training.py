@@ -257,6 +257,31 @@ def test_bfloat16_on_a_cpu_moves_probabilities_by_less_than_a_hundredth(
         found.append(network.load(bundle).probabilities(images))
     assert np.any(found[0] != found[1]), "both were computed in float32"
     assert np.abs(found[0] - found[1]).max() < 0.01
+    assert bundle.training.rounding is not None
+    assert 0 < bundle.training.rounding < 0.01
+
+
+def test_a_network_that_bfloat16_moves_too_far_predicts_in_float32_and_says_so(
+    tiles: TileSet, bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from casbah.models import network
+
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "AGREES", 1e-9)
+        patch.setattr(torch.cpu, "get_capabilities", lambda: {})  # measured where there is no bfloat16, too
+        strict = finetune(
+            config="unet_scratch_small", tiles=tiles.path, output=tmp_path / "m", overrides=["trainer.max_epochs=1"]
+        )
+        assert "so the model predicts in float32" in capsys.readouterr().err
+        assert not network.load(strict).mixed_precision
+    assert strict.training.rounding is not None
+    assert strict.training.rounding > 1e-9
+    told = json.loads((strict.path / "training.json").read_text())
+    far = strict.copy_to(tmp_path / "far", replaced={"training.json": told | {"rounding": 0.011}})
+    assert not network.load(far).mixed_precision
+    near = strict.copy_to(tmp_path / "near", replaced={"training.json": told | {"rounding": 0.009}})
+    assert network.load(near).mixed_precision
 
 
 FRESH = """

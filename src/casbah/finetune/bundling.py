@@ -73,9 +73,16 @@ def facts_of(tiles: TileSet) -> dict[str, Any]:
 
 def choose_threshold(predictor: Predictor, tiles: TileSet) -> tuple[float, dict[str, Any]]:
     """The IoU-maximal threshold on validation, and what the model scores there."""
-    split = tiles.split("val")
+    return threshold_of(predictor.probabilities(validation_images(predictor, tiles)), tiles)
+
+
+def validation_images(predictor: Predictor, tiles: TileSet, most: int | None = None) -> NDArray[np.uint16]:
+    """Validation tiles (n, periods, bands, rows, cols) in a model's bands: all, or `most` of them spread evenly."""
+    images = np.asarray(tiles.split("val").images)
     index = [tiles.info.bands.index(name) for name in predictor.training.bands]
-    return threshold_of(predictor.probabilities(np.asarray(split.images)[:, :, index]), tiles)
+    if most is not None and most < len(images):
+        images = images[np.linspace(0, len(images) - 1, most).astype(int)]
+    return images[:, :, index]
 
 
 def threshold_of(found: NDArray[np.float32], tiles: TileSet) -> tuple[float, dict[str, Any]]:

@@ -433,8 +433,9 @@ def _write(run: _Run, checkpoint: EpochModelCheckpoint, directory: Path, output:
         raise _damaged(best, error) from None
     training = _training(run, checkpoint, sum(p.numel() for p in model.parameters()))
     predictor = network.NetworkPredictor(training, model, run.data.layout, **network.test_options(arguments))
+    rounding = _rounding(predictor, run.tiles)
     threshold, validation = bundling.choose_threshold(predictor, run.tiles)
-    training = training.model_copy(update={"threshold": threshold})
+    training = training.model_copy(update={"threshold": threshold, "rounding": rounding})
     metrics = {
         "validation": validation,
         "monitor": checkpoint.monitor,
@@ -450,6 +451,21 @@ def _write(run: _Run, checkpoint: EpochModelCheckpoint, directory: Path, output:
         draft.write_json("metrics.json", metrics)
         draft.write_json("training.json", training.model_dump(mode="json"))
     return ModelBundle.open(output, verify=False)
+
+
+def _rounding(predictor: network.NetworkPredictor, tiles: TileSet) -> float | None:
+    """See `Training.rounding`; a network that bfloat16 moves too far is told to predict in float32 from here on."""
+    if not predictor.mixed_precision:
+        return None
+    images = bundling.validation_images(predictor, tiles, network.COMPARED // tiles.info.tile_size**2 or 1)
+    moved = predictor.rounding(images)
+    if moved > network.AGREES:
+        say(
+            f"{predictor.training.experiment}: bfloat16 moves a probability by {moved:.3f}, more than "
+            f"{network.AGREES:g}, so the model predicts in float32"
+        )
+        predictor.mixed_precision = False
+    return round(moved, 6)
 
 
 def _training(run: _Run, checkpoint: EpochModelCheckpoint, parameters: int) -> Training:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from casbah.errors import InputError, WorldError
 from casbah.lanes import ahead
 from casbah.models import backbones, check_images, graph, published, torchvision_cure
-from casbah.models.fusion import folded
+from casbah.models.fusion import Convolution, folded, in_bfloat16
 from casbah.models.normalisation import Normalisation
 from casbah.models.symmetries import DIHEDRAL, PYRAMID, aligned
 from casbah.products.model import ModelBundle, Training
@@ -28,7 +28,7 @@ PIXELS_PER_BATCH = {"cpu": 2**16, "cuda": 2**18}
 GPU about 1 GB of activations in a U-Net of ResNet-18. On a CPU fewer pixels at once stay nearer to its caches: a window
 of 256 px at a time took a U-Net 0.85 and Galileo's encoder 0.8 of the time that four took."""
 
-LOCAL = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.Identity)
+LOCAL = (nn.Conv2d, Convolution, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.Identity)
 """Layers that look at a few pixels around each."""
 
 LAYOUTS = ("channels", "frames")
@@ -176,6 +176,13 @@ def logits(model: nn.Module, images: Tensor, upsample: int = 1) -> Tensor:
     return functional.avg_pool2d(found, upsample)
 
 
+AGREES = 1e-2
+"""Of probability: a network predicts in bfloat16 only where that moved none of its validation pixels by more."""
+
+COMPARED = 2**15
+"""Pixels, about, of the validation tiles on which that is seen."""
+
+
 def takes_bf16(device: torch.device, mixed_precision: bool) -> bool:
     """Whether a network computes in bfloat16: where that is wanted, on a device whose hardware has it.
 
@@ -213,7 +220,7 @@ class NetworkPredictor:
         self.flips = flips
         """Average over the eight symmetries of each image: slower, and better."""
         self.mixed_precision = mixed_precision
-        """Compute in bfloat16 where the device has it, as the experiment allows."""
+        """Compute in bfloat16 where the device has it: it is allowed to, and agrees with float32 (`AGREES`)."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
         self._normalisation = Normalisation.from_dict(training.normalisation)
@@ -225,13 +232,22 @@ class NetworkPredictor:
         return all(isinstance(leaf, LOCAL) for leaf in leaves)
 
     def fold(self) -> None:
-        """Make the network quicker where that changes its answers by rounding alone (see `casbah.models.fusion`)."""
+        """Make the network quicker where that changes its answers by rounding alone (see `casbah.models.fusion`).
+
+        On a GPU one that computes in bfloat16 stays as it is: to fold it would round its biases too.
+        """
+        in_bf16 = takes_bf16(self.device, self.mixed_precision)
+        if in_bf16 and self.device.type != "cpu":
+            return
         training = self.training
         side = training.tile_size + -training.tile_size % PYRAMID
         shape = (1, training.periods, len(training.bands), side, side)
         seen = np.random.default_rng(0).integers(200, 4000, shape, np.uint16)
+        example = self._inputs(seen).to(self.device)
         with precision(self.device, False):
-            self.model = folded(self.model, self._inputs(seen).to(self.device))
+            self.model = folded(self.model, example)
+            if in_bf16:
+                self.model = in_bfloat16(self.model, example)
 
     def probabilities(self, images: NDArray[np.uint16]) -> NDArray[np.float32]:
         """See `casbah.models.Predictor`."""
@@ -243,8 +259,19 @@ class NetworkPredictor:
         # The next batch is made ready while the network is at this one.
         with ahead((self._inputs(np.asarray(images[start : start + step])) for start in starts), 1) as ready:
             for start, inputs in zip(starts, ready, strict=True):
-                found[start : start + step] = self._batch(inputs)[:, :rows, :cols]
+                answer = self._batch(inputs, precision(self.device, self.mixed_precision))
+                found[start : start + step] = answer[:, :rows, :cols]
         return found
+
+    def rounding(self, images: NDArray[np.uint16]) -> float:
+        """How far bfloat16 moves a probability of some images (n, periods, bands, rows, cols) at the most.
+
+        It is emulated where the device has none, since the model may go where there is one.
+        """
+        inputs = self._inputs(images)
+        exact = self._batch(inputs, precision(self.device, False))
+        rounded = self._batch(inputs, torch.autocast(self.device.type, torch.bfloat16))
+        return float(np.abs(exact - rounded).max(initial=0.0))
 
     def at_once(self, rows: int, cols: int) -> int:
         """How many images of so many pixels go through the network together."""
@@ -257,11 +284,11 @@ class NetworkPredictor:
         self._normalisation.apply(images, normal)
         return torch.from_numpy(np.ascontiguousarray(arrange(normal, self.layout)))
 
-    def _batch(self, inputs: Tensor) -> NDArray[np.float32]:
+    def _batch(self, inputs: Tensor, within: torch.autocast) -> NDArray[np.float32]:
         inputs = inputs.to(self.device)
         symmetries = DIHEDRAL if self.flips else DIHEDRAL[:1]
         total = torch.zeros((len(inputs), *inputs.shape[-2:]), device=self.device)
-        with torch.inference_mode(), precision(self.device, self.mixed_precision):
+        with torch.inference_mode(), within:
             for turns, flip in symmetries:
                 found = logits(self.model, symmetric(inputs, turns, flip), self.upsample).float()
                 total += symmetric(found.softmax(1)[:, 1], turns, flip, inverse=True)
@@ -290,4 +317,7 @@ def load(bundle: ModelBundle) -> NetworkPredictor:
         raise InputError(
             f"the weights in {bundle.path} do not fit the network that its config.yaml describes: train it again"
         ) from None
-    return NetworkPredictor(bundle.training, model, data["layout"], **test_options(task))
+    options = test_options(task)
+    if (bundle.training.rounding or 0.0) > AGREES:
+        options["mixed_precision"] = False
+    return NetworkPredictor(bundle.training, model, data["layout"], **options)
