@@ -1,6 +1,6 @@
 """Prediction of a whole scene: against TerraTorch's tiled inference, and against the bare passes of the same windows.
 
-python -m bench.predict [--pixels 1536] [--model unet|galileo] [--rounds 2]
+python -m bench.predict [--pixels 1536] [--model unet|galileo] [--rounds 2] [--threads 1]
 python -m bench.predict --large 30000 [--model unet] [--observed 100]
 
 On one simulated raster (12 bands, uint16, a tiled GeoTIFF) and one network with random weights, each in a process of
@@ -253,13 +253,17 @@ def compare(pixels: int, kind: str, rounds: int) -> None:
         for _ in range(rounds):  # taking turns, so that all meet the same neighbours
             for way in WAYS:
                 words = [sys.executable, "-m", "bench.predict", "--way", way, "--model", kind, "--raster", str(raster)]
+                words += ["--threads", str(torch.get_num_threads())]
                 done = subprocess.run([*words, "--rounds", "2"], check=True, capture_output=True, text=True)
                 now = json.loads(done.stdout)
                 before = found.get(way, now)
                 best = {name: min(now[name], before[name]) for name in ("seconds", "cpu")}
                 found[way] = best | {"peak": max(now["peak"], before["peak"])}
         apart = agreement(raster)
-    print(f"{pixels} x {pixels} pixels, {kind}, window and overlap {sizes(make_predictor(kind), None, None)} px")
+    print(
+        f"{pixels} x {pixels} pixels, {kind}, window and overlap {sizes(make_predictor(kind), None, None)} px, "
+        f"{torch.get_num_threads()} threads"
+    )
     print("| way | s | Mpx/s | CPU s | peak MB | as fast as terratorch: s, CPU s | as the passes: s, CPU s |")
     print("|---|---|---|---|---|---|---|")
     for way, row in found.items():
@@ -303,10 +307,13 @@ def main() -> None:
         "--large", type=int, metavar="PIXELS", help="one raster of so many pixels on a side, its peak of memory"
     )
     parser.add_argument("--observed", type=int, default=100, help="percent of a large raster that are no nodata")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="that torch computes with; reading and writing have theirs"
+    )
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--raster", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(asked.threads)
     if asked.way:
         print(json.dumps(one(asked.way, asked.model, asked.raster, asked.rounds)))
     elif asked.large:
