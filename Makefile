@@ -19,7 +19,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down test test-guide test-study test-unit test-images lint format types bench pisa maps algiers pipeline locks \
+.PHONY: help install demo up down test test-guide test-study test-consumers test-unit test-images lint format types bench pisa maps algiers pipeline locks \
 	notebooks api images images-sizes images-start images-sbom images-scan images-push images-pin images-mirror clean clean-data \
 	FORCE
 
@@ -56,13 +56,17 @@ down: install ## Stop them
 	@$(BIN)/casbah down
 
 test: install lint types ## Lint, types, and every test that this machine can run but the study
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/study --ignore tests/guide --ignore tests/images -n auto --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/study --ignore tests/guide --ignore tests/images \
+		--ignore tests/consumers -n auto --dist loadfile
 
 test-guide: install ## Every command of docs/guide.md, held against what the page says it prints: five minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/guide
 
 test-study: install ## `casbah compare --small`, every row of the study: a quarter of an hour
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/study -s
+
+test-consumers: install ## A registered network in an environment of its own, torch and all installed anew: five minutes
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/consumers
 
 test-unit: install ## The tests that need no services (seconds)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --dist loadfile

@@ -1,6 +1,5 @@
 """A registered model for its consumers: from the registry alone, in a fresh environment, and over HTTP."""
 
-import importlib.metadata
 import json
 import os
 import re
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 from builders import make_tiles
 from catalogues import Site, serve
+from outside import answer_in_fresh_environment, environment_of
 from predictors import write_raster
 
 import casbah
@@ -72,30 +72,6 @@ for number, scene in enumerate(scenes):
     np.save(f"map-{number}.npy", found["probability"])
 """
 
-FRESH = """
-import json
-import sys
-
-import mlflow
-import numpy as np
-
-
-def hook(event, args):
-    if event == "pickle.find_class":
-        raise SystemExit(f"something was unpickled: {args}")
-
-
-sys.addaudithook(hook)
-uri, images, answer = sys.argv[1:]
-model = mlflow.pyfunc.load_model(uri)
-found = model.predict(np.load(images, allow_pickle=False))
-np.savez(answer, **found)
-
-import casbah.predict.served
-
-print(json.dumps({"casbah": casbah.__file__, "mlflow": mlflow.__file__, "torch": "torch" in sys.modules}))
-"""
-
 
 @dataclass(frozen=True)
 class Registered:
@@ -106,12 +82,7 @@ class Registered:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a consumer sets, and no more."""
-        return {
-            name: value
-            for name, value in self.running.environment().items()
-            if name.startswith("AWS_") or name in ("MLFLOW_TRACKING_URI", "MLFLOW_S3_ENDPOINT_URL")
-        }
+        return environment_of(self.running)
 
     def images(self) -> np.ndarray:
         """One image (1, 1, 12, 96, 96) of unseen ground, a corner of it not observed."""
@@ -379,45 +350,11 @@ def test_what_looks_unlike_the_training_data_is_flagged_over_http(registered: Re
 def test_from_the_registry_alone_in_an_environment_of_its_own_requirements_without_casbah_and_without_pickle(
     registered: Registered, client: mlflow.MlflowClient, tmp_path: Path
 ) -> None:
-    """A new venv, pip's packages by the version's requirements.txt, MLflow's address and the store's variables."""
-    needed = mlflow.artifacts.download_artifacts(f"{URI}/requirements.txt", dst_path=str(tmp_path))
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "fresh"], check=True)
-    python = tmp_path / "fresh" / "bin" / "python"
-    outside = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **registered.environment}
-    index = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-
-    def pip(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", *words]
-        return subprocess.run(command, env=outside | index, capture_output=True, text=True)
-
-    # A version that does exist: whether one of the model's requirements does is part of what is tested.
-    known = f"packaging=={importlib.metadata.version('packaging')}"
-    probe = pip("download", "--no-deps", "--no-cache-dir", "--retries", "1", "--dest", str(tmp_path / "probe"), known)
-    if probe.returncode:
-        pytest.skip(f"no package index at hand: {' '.join(probe.stderr.split())[-300:]}")
-    made = pip("install", "-r", needed)
-    assert made.returncode == 0, made.stderr[-2000:]
-    assert subprocess.run([python, "-c", "import casbah"], env=outside, capture_output=True).returncode == 1
-
-    images = registered.images().astype(np.float32)
-    np.save(tmp_path / "images.npy", images)
-    (tmp_path / "consumer.py").write_text(FRESH)
-    (tmp_path / "elsewhere").mkdir()
-    done = subprocess.run(
-        [python, tmp_path / "consumer.py", URI, tmp_path / "images.npy", tmp_path / "answer.npz"],
-        env=outside,
-        cwd=tmp_path / "elsewhere",
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    facts = json.loads(done.stdout.splitlines()[-1])
-    assert facts["casbah"].endswith("/code/casbah/__init__.py")
-    assert str(casbah.__file__) != facts["casbah"]
-    assert facts["mlflow"].startswith(str(tmp_path / "fresh"))
-    assert not facts["torch"]
+    """Of trees, which need no torch there; `tests/consumers` does the same for a network."""
+    answer = answer_in_fresh_environment(URI, registered.images().astype(np.float32), registered.environment, tmp_path)
+    assert not answer.has_torch
     wanted = blended(load(registered.bundle), registered.images())
-    np.testing.assert_allclose(np.load(tmp_path / "answer.npz")["probability"], wanted, atol=1e-6)
+    np.testing.assert_allclose(answer.probability, wanted, atol=1e-6)
 
 
 def test_a_version_holds_all_of_the_code_its_card_and_no_pickle(

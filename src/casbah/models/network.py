@@ -108,7 +108,8 @@ def _built(model_factory: str, model_args: Mapping[str, Any]) -> nn.Module:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
         from terratorch.registry import MODEL_FACTORY_REGISTRY
 
-        graph.register()
+        if model_factory == graph.FACTORY:
+            graph.register()  # whose packages a version of another factory does not ask for
 
         try:
             model = MODEL_FACTORY_REGISTRY.build(model_factory).build_model("segmentation", **dict(model_args))
