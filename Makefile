@@ -55,7 +55,7 @@ up: install ## Start the embedded object store and MLflow for your own work
 down: install ## Stop them
 	@$(BIN)/casbah down
 
-test: install lint types ## Lint, types, and every test that this machine can run but the study
+test: install lint types ## Lint, types, and every test that this machine can run but those of the targets below
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/study --ignore tests/guide --ignore tests/images \
 		--ignore tests/consumers -n auto --dist loadfile
 

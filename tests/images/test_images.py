@@ -103,10 +103,11 @@ def test_an_image_says_what_it_is_and_runs_as_no_root(inspected: Callable[[str],
 @pytest.mark.parametrize("stage", ["tile", "register"])
 def test_an_image_holds_no_compiler_no_installer_and_no_cache(said: Said, stage: str) -> None:
     program = """
-import importlib.util, pathlib, shutil
+import importlib.util, pathlib, pwd, shutil
 print([name for name in ("gcc", "cc", "g++", "make", "ld", "pip", "pip3", "uv") if shutil.which(name)])
 print([name for name in ("pip", "uv") if importlib.util.find_spec(name)])
-places = ["/root/.cache", "/tmp/.cache", "/var/lib/apt/lists", "/opt/tools", "/mnt/images", "/src", "/wheel"]
+root = pwd.getpwuid(0).pw_dir
+places = [root + "/.cache", "/tmp/.cache", "/var/lib/apt/lists", "/opt/tools", "/mnt/images", "/src", "/wheel"]
 print([str(path) for place in places for path in pathlib.Path(place).glob("*")])
 print([str(path) for path in pathlib.Path("/").glob("opt/**/*.whl")])
 """

@@ -45,7 +45,7 @@ def trained(tiles: TileSet, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     """A small network, a forest with a first stage's context, and a blend of both."""
     place = tmp_path_factory.mktemp("models")
     unet = finetune(
-        config="unet_scratch_small", tiles=tiles.path, output=place / "unet", overrides=["trainer.max_epochs=3"]
+        config="unet_scratch_small", tiles=tiles.path, output=place / "unet", overrides=["trainer.max_epochs=12"]
     )
     trees = finetune(config="boosted_pixels", tiles=tiles.path, output=place / "trees")
     return {"unet": unet, "trees": trees}
@@ -65,10 +65,7 @@ def test_the_map_of_a_real_model_is_what_it_says_of_overlapping_windows(
     # What evaluates computes every step of a network, what maps makes some of them one: in float32 both are the same.
     for one in (predictor, *getattr(predictor, "members", ())):
         one.mixed_precision = False
-    exact = blended(predictor, images)[0]
-    apart = np.abs(made.probability() - exact)
-    assert np.quantile(apart, 0.999) < 1e-2
-    assert apart.max() < 3e-2
+    np.testing.assert_allclose(made.probability(), blended(predictor, images)[0], atol=1e-2)
     predictor = models.load(trained[name])
     made_ready(predictor, "auto")
     np.testing.assert_allclose(made.probability(), blended(predictor, images)[0], atol=1e-4)

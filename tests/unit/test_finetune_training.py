@@ -262,9 +262,8 @@ def test_bfloat16_on_a_cpu_moves_probabilities_by_less_than_a_hundredth(
 
 
 def test_a_network_that_bfloat16_moves_too_far_predicts_in_float32_and_says_so(
-    tiles: TileSet, bundle: ModelBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from casbah.models import network
 
     with monkeypatch.context() as patch:

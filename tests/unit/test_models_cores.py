@@ -1,5 +1,7 @@
 """Several windows go through a network at the same time, each by cores of its own, and nothing else changes."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ import torch
 from predictors import training
 
 from casbah.models import network
-from casbah.models.cores import Cores
+from casbah.models.cores import Cores, shared
 
 
 @pytest.fixture
@@ -50,6 +52,22 @@ def test_a_fault_is_raised_when_nothing_runs_any_more_and_what_waits_is_not_begu
         Cores(2).each(act, range(50))
     assert not running
     assert len(begun) < 10
+
+
+def test_a_forked_process_makes_its_own(two_threads: None) -> None:
+    """Threads do not live on in it, and who waits for them waits for ever."""
+    assert shared(2) is shared(2)
+    shared(2).each(lambda _: None, range(2))
+    child = os.fork()
+    if not child:
+        signal.alarm(30)
+        try:
+            done: list[int] = []
+            shared(2).each(done.append, range(4))
+            os._exit(0 if sorted(done) == [0, 1, 2, 3] else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_windows_side_by_side_answer_as_one_after_the_other(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:

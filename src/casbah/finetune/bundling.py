@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from casbah import scoring
+from casbah import models, scoring
 from casbah.errors import InputError
 from casbah.models import Predictor
-from casbah.products.model import ModelBundle
+from casbah.products.model import ModelBundle, Training
 from casbah.products.tiles import Split, TileSet
 
 
@@ -73,16 +73,15 @@ def facts_of(tiles: TileSet) -> dict[str, Any]:
 
 def choose_threshold(predictor: Predictor, tiles: TileSet) -> tuple[float, dict[str, Any]]:
     """The IoU-maximal threshold on validation, and what the model scores there."""
-    return threshold_of(predictor.probabilities(validation_images(predictor, tiles)), tiles)
+    return threshold_of(predictor.probabilities(validation_images(predictor.training, tiles)), tiles)
 
 
-def validation_images(predictor: Predictor, tiles: TileSet, most: int | None = None) -> NDArray[np.uint16]:
+def validation_images(training: Training, tiles: TileSet, most: int | None = None) -> NDArray[np.uint16]:
     """Validation tiles (n, periods, bands, rows, cols) in a model's bands: all, or `most` of them spread evenly."""
     images = np.asarray(tiles.split("val").images)
-    index = [tiles.info.bands.index(name) for name in predictor.training.bands]
     if most is not None and most < len(images):
         images = images[np.linspace(0, len(images) - 1, most).astype(int)]
-    return images[:, :, index]
+    return np.ascontiguousarray(images[:, :, models.band_index(training, tiles.info.bands)])
 
 
 def threshold_of(found: NDArray[np.float32], tiles: TileSet) -> tuple[float, dict[str, Any]]:

@@ -249,12 +249,10 @@ def _trained(member: Member, workplace: Path, to: Delivery, checkpoints: str | P
 
 def _chances(bundles: Mapping[str, ModelBundle], tiles: TileSet) -> list[NDArray[np.float32]]:
     """What each member says of the validation tiles, (tiles, rows, cols)."""
-    images = np.asarray(tiles.split("val").images)
-    found = []
-    for bundle in bundles.values():
-        index = models.band_index(bundle.training, tiles.info.bands)
-        found.append(models.load(bundle).probabilities(np.ascontiguousarray(images[:, :, index])))
-    return found
+    return [
+        models.load(bundle).probabilities(bundling.validation_images(bundle.training, tiles))
+        for bundle in bundles.values()
+    ]
 
 
 def _weights(how: str, found: Sequence[NDArray[np.float32]], masks: NDArray[np.uint8]) -> NDArray[np.float64]:

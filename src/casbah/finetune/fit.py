@@ -432,10 +432,13 @@ def _write(run: _Run, checkpoint: EpochModelCheckpoint, directory: Path, output:
     except (OSError, SafetensorError) as error:
         raise _damaged(best, error) from None
     training = _training(run, checkpoint, sum(p.numel() for p in model.parameters()))
-    predictor = network.NetworkPredictor(training, model, run.data.layout, **network.test_options(arguments))
-    rounding = _rounding(predictor, run.tiles)
+    options = network.test_options(arguments)
+    predictor = network.NetworkPredictor(training, model, run.data.layout, **options)
+    if predictor.mixed_precision:
+        training = training.model_copy(update={"rounding": _rounding(predictor, run.tiles)})
+        predictor = network.NetworkPredictor(training, model, run.data.layout, **options)
     threshold, validation = bundling.choose_threshold(predictor, run.tiles)
-    training = training.model_copy(update={"threshold": threshold, "rounding": rounding})
+    training = training.model_copy(update={"threshold": threshold})
     metrics = {
         "validation": validation,
         "monitor": checkpoint.monitor,
@@ -453,19 +456,17 @@ def _write(run: _Run, checkpoint: EpochModelCheckpoint, directory: Path, output:
     return ModelBundle.open(output, verify=False)
 
 
-def _rounding(predictor: network.NetworkPredictor, tiles: TileSet) -> float | None:
-    """See `Training.rounding`; a network that bfloat16 moves too far is told to predict in float32 from here on."""
-    if not predictor.mixed_precision:
-        return None
-    images = bundling.validation_images(predictor, tiles, network.COMPARED // tiles.info.tile_size**2 or 1)
-    moved = predictor.rounding(images)
+def _rounding(predictor: network.NetworkPredictor, tiles: TileSet) -> float:
+    """See `Training.rounding`; where a network can't predict in bfloat16 by it, that is said."""
+    training = predictor.training
+    most = max(1, network.COMPARED // training.tile_size**2)
+    moved = predictor.rounding(bundling.validation_images(training, tiles, most))
     if moved > network.AGREES:
         say(
-            f"{predictor.training.experiment}: bfloat16 moves a probability by {moved:.3f}, more than "
-            f"{network.AGREES:g}, so the model predicts in float32"
+            f"{training.experiment}: bfloat16 moves a probability by {moved:.3f}, more than {network.AGREES:g}, so the "
+            "model predicts in float32"
         )
-        predictor.mixed_precision = False
-    return round(moved, 6)
+    return moved
 
 
 def _training(run: _Run, checkpoint: EpochModelCheckpoint, parameters: int) -> Training:

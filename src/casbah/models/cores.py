@@ -1,24 +1,31 @@
 """Several computations of torch at the same time on a CPU, each by a share of its cores."""
 
+import os
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
 
 Item = TypeVar("Item")
 
+_LOCK = threading.Lock()
+_KEPT: "dict[tuple[int, int, int], Cores]" = {}
+
 
 class Cores:
-    """The threads that torch computes with (`torch.get_num_threads`), dealt out to up to `most` computations."""
+    """The threads that torch computes with (`torch.get_num_threads`), dealt out to up to `most` computations.
+
+    Take those of `shared`: while one is made, torch computes with fewer threads than it was told.
+    """
 
     def __init__(self, most: int) -> None:
-        self.threads = torch.get_num_threads()
-        self.computations = max(1, min(most, self.threads))
+        threads = torch.get_num_threads()
+        self.computations = max(1, min(most, threads))
         self._pool = ThreadPoolExecutor(self.computations, "casbah-cores")
         met = threading.Barrier(self.computations)
-        share = self.threads // self.computations
+        share = threads // self.computations
 
         def begin(_: int) -> None:
             torch.get_num_threads()  # at its first use torch would set what it sets for all threads
@@ -26,7 +33,7 @@ class Cores:
             met.wait()  # so that every thread is started, and none does this for two
 
         list(self._pool.map(begin, range(self.computations)))
-        torch.set_num_threads(self.threads)  # of this thread and of new ones; those that have begun keep their share
+        torch.set_num_threads(threads)  # of this thread and of new ones; those that have begun keep their share
 
     def each(self, act: Callable[[Item], None], items: Iterable[Item]) -> None:
         """Do `act` to every item; a fault is raised once those that began are done, and no other begins then."""
@@ -37,6 +44,23 @@ class Cores:
         finally:
             for one in waiting:
                 one.cancel()
-            for one in waiting:
-                if not one.cancelled():
-                    one.exception()
+            wait(waiting)
+
+
+def shared(most: int) -> Cores:
+    """Those of this process, for the threads that torch computes with now: requests that a server answers side by side
+    share them, and a forked process, in which threads do not live on, makes its own."""
+    with _LOCK:
+        key = (os.getpid(), torch.get_num_threads(), most)
+        if key not in _KEPT:
+            _KEPT[key] = Cores(most)
+        return _KEPT[key]
+
+
+def _in_child() -> None:
+    """A lock that another thread held when the process was forked is held for ever."""
+    global _LOCK
+    _LOCK = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_in_child)

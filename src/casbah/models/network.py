@@ -17,7 +17,7 @@ from torch.nn import functional
 from casbah.errors import InputError, WorldError
 from casbah.lanes import ahead
 from casbah.models import backbones, check_images, graph, published, torchvision_cure
-from casbah.models.cores import Cores
+from casbah.models.cores import shared
 from casbah.models.fusion import Convolution, folded, in_bfloat16
 from casbah.models.normalisation import Normalisation
 from casbah.models.symmetries import DIHEDRAL, PYRAMID, aligned
@@ -28,6 +28,12 @@ PIXELS_PER_BATCH = {"cpu": 2**16, "cuda": 2**18}
 """Images that go through a network together have at most so many pixels, but a larger one goes through by itself: on a
 GPU about 1 GB of activations in a U-Net of ResNet-18. On a CPU fewer pixels at once stay nearer to its caches: a window
 of 256 px at a time took a U-Net 0.85 and Galileo's encoder 0.8 of the time that four took."""
+
+AGREES = 1e-2
+"""Of probability: a network predicts in bfloat16 only where that moved none of its validation pixels by more."""
+
+COMPARED = 2**15
+"""Pixels, about, of the validation tiles on which that is seen."""
 
 LANES = 4
 """Batches that go through a network at the same time on a CPU at the most, since each has activations of its own (of a
@@ -183,13 +189,6 @@ def logits(model: nn.Module, images: Tensor, upsample: int = 1) -> Tensor:
     return functional.avg_pool2d(found, upsample)
 
 
-AGREES = 1e-2
-"""Of probability: a network predicts in bfloat16 only where that moved none of its validation pixels by more."""
-
-COMPARED = 2**15
-"""Pixels, about, of the validation tiles on which that is seen."""
-
-
 def takes_bf16(device: torch.device, mixed_precision: bool) -> bool:
     """Whether a network computes in bfloat16: where that is wanted, on a device whose hardware has it.
 
@@ -226,12 +225,11 @@ class NetworkPredictor:
         self.upsample = upsample
         self.flips = flips
         """Average over the eight symmetries of each image: slower, and better."""
-        self.mixed_precision = mixed_precision
-        """Compute in bfloat16 where the device has it: it is allowed to, and agrees with float32 (`AGREES`)."""
+        self.mixed_precision = mixed_precision and (training.rounding or 0.0) <= AGREES
+        """Compute in bfloat16 where the device has it: the experiment allows it, and it agrees with float32."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
         self._normalisation = Normalisation.from_dict(training.normalisation)
-        self._cores: Cores | None = None
 
     @property
     def local(self) -> bool:
@@ -275,7 +273,7 @@ class NetworkPredictor:
         # Whole rounds go side by side, a core or more for each batch; all cores share what is left.
         apart = 0
         if self.device.type == "cpu" and torch.get_num_threads() > 1 and len(starts) > 1:
-            cores = self._cores_of_torch()
+            cores = shared(LANES)
             apart = len(starts) - len(starts) % cores.computations
             cores.each(lambda start: fill(start, inputs_of(start)), starts[:apart])
         # The next batch is made ready while the network is at this one.
@@ -284,11 +282,6 @@ class NetworkPredictor:
             for start, inputs in zip(rest, ready, strict=True):
                 fill(start, inputs)
         return found
-
-    def _cores_of_torch(self) -> Cores:
-        if self._cores is None or self._cores.threads != torch.get_num_threads():
-            self._cores = Cores(LANES)
-        return self._cores
 
     def rounding(self, images: NDArray[np.uint16]) -> float:
         """How far bfloat16 moves a probability of some images (n, periods, bands, rows, cols) at the most.
@@ -344,7 +337,4 @@ def load(bundle: ModelBundle) -> NetworkPredictor:
         raise InputError(
             f"the weights in {bundle.path} do not fit the network that its config.yaml describes: train it again"
         ) from None
-    options = test_options(task)
-    if (bundle.training.rounding or 0.0) > AGREES:
-        options["mixed_precision"] = False
-    return NetworkPredictor(bundle.training, model, data["layout"], **options)
+    return NetworkPredictor(bundle.training, model, data["layout"], **test_options(task))
