@@ -11,7 +11,7 @@ import torch
 Item = TypeVar("Item")
 
 _LOCK = threading.Lock()
-_KEPT: "dict[tuple[int, int, int], Cores]" = {}
+_KEPT: "dict[tuple[int, int], Cores]" = {}
 
 
 class Cores:
@@ -49,18 +49,19 @@ class Cores:
 
 def shared(most: int) -> Cores:
     """Those of this process, for the threads that torch computes with now: requests that a server answers side by side
-    share them, and a forked process, in which threads do not live on, makes its own."""
+    share them, and a forked process makes its own."""
     with _LOCK:
-        key = (os.getpid(), torch.get_num_threads(), most)
+        key = (torch.get_num_threads(), most)
         if key not in _KEPT:
             _KEPT[key] = Cores(most)
         return _KEPT[key]
 
 
 def _in_child() -> None:
-    """A lock that another thread held when the process was forked is held for ever."""
+    """Neither the threads live on there, nor one that would release the lock."""
     global _LOCK
     _LOCK = threading.Lock()
+    _KEPT.clear()
 
 
 os.register_at_fork(after_in_child=_in_child)
