@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from casbah.errors import InputError, WorldError
 from casbah.lanes import ahead
-from casbah.models import backbones, check_images, graph, published, torchvision_cure
+from casbah.models import backbones, check_images, graph, patches, published, torchvision_cure
 from casbah.models.cores import shared
 from casbah.models.fusion import Convolution, folded, in_bfloat16
 from casbah.models.normalisation import Normalisation
@@ -127,6 +127,7 @@ def _built(model_factory: str, model_args: Mapping[str, Any]) -> nn.Module:
         except Exception as error:
             first = (str(error) or type(error).__name__).strip().splitlines()[0][:300]
             raise InputError(f"{model_factory} can't build a network from these model_args: {first}") from error
+    patches.in_float32(model)
     # Convolutions are faster with the channels of a pixel side by side, and hand that order on; tokens gain nothing.
     return model.to(memory_format=torch.channels_last) if model_factory == "SMPModelFactory" else model
 
