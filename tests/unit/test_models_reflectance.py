@@ -16,6 +16,7 @@ def ground(rows: int = 64, cols: int = 64, n: int = 1) -> np.ndarray:
     """Reflectance x 10000 (n, 1, 4, rows, cols) from dark to bright, some of it not observed."""
     rng = np.random.default_rng(rows)
     values = np.rint(rng.gamma(4, 350, (n, 1, len(BANDS), rows, cols)) + 120)
+    values[:, :, 3] += 500  # soil and plants reflect more in infrared
     values[..., :4, :4] = 0
     return values.astype(np.float32)
 
@@ -69,6 +70,11 @@ def changed(**changes: Any) -> np.ndarray:
         (ground() / 100, "holds fractions up to .*, as reflectance in percent does; .* multiply by 100$"),
         (np.rint(ground() / 100), "no value above [0-9]+ in any band, as reflectance in percent does; .* by 100$"),
         (np.rint(ground() / ground().max() * 255), "ends at [0-9]+ to 255 in every band, as 8-bit pictures do"),
+        (
+            np.rint(ground() / 10),
+            r"holds [0-9]+ in B03 and [0-9]+ in B08 at its median pixels and less than 600 in every band, which is too "
+            "dark for ground and no water, as reflectance x 1000",
+        ),
         (np.minimum(ground() * 20, 65535), "values up to 65535, half of them above [0-9.e+]+, and snow is about"),
         (changed(a=70000), "values up to 70000, "),
         (changed(a=-9999), r"negative values \(down to -9999\); reflectance x 10000"),
@@ -84,6 +90,17 @@ def test_another_unit_or_scale_is_refused_with_one_sentence(given: np.ndarray, w
     with pytest.raises(InputError, match=words) as refused:
         as_reflectance(given, MODEL)
     assert "\n" not in str(refused.value)
+
+
+def test_dark_ground_in_one_of_two_periods_is_found_and_small_or_shaded_images_are_taken() -> None:
+    model = training(periods=2, input_range=MODEL.input_range)
+    dark = np.rint(ground() / 10)
+    with pytest.raises(InputError, match="too dark for ground"):
+        as_reflectance(np.concatenate([ground(), dark], axis=1), model)
+    as_reflectance(dark[..., :40, :40], MODEL)  # so few pixels may lie in the shadow of one house
+    as_reflectance(np.where(dark > 0, dark + 500, 0), MODEL)
+    colours = training(bands=("B02", "B03", "B04"), input_range={name: [250.0, 3200.0] for name in BANDS[:3]})
+    as_reflectance(dark[:, :, :3], colours)  # which ground and water share
 
 
 def test_the_offset_left_inside_is_refused_and_the_way_out_is_said() -> None:

@@ -342,6 +342,7 @@ def test_several_periods_in_one_raster_are_what_they_are_in_a_scene(
     assert of_scene.probability().std() > 0.01
 
 
+INFRARED = np.array([0, 0, 0, 500], np.uint16)[:, None, None]
 HERE = Grid("EPSG:32631", 500_000.0, 4_060_000.0, 64, 64)
 
 
@@ -367,6 +368,10 @@ HERE = Grid("EPSG:32631", 500_000.0, 4_060_000.0, 64, 64)
         ({"transform": rasterio.Affine(20, 0, 500_000, 0, -20, 4e6)}, r"has pixels of 20 m and .* trained on 10 m"),
         ({"data": pixels(64, 64).astype("float32") / 10000}, r"holds float32; uint16 reflectance x 10000 is wanted"),
         ({"data": (pixels(64, 64) // 20).astype("uint16").clip(0, 255)}, r"no value above \d+ .* as 8-bit images do"),
+        (
+            {"data": (pixels(64, 64) + INFRARED) // 10},
+            r"too dark for ground and no water, as reflectance x 1000 .* are; ",
+        ),
         ({"data": pixels(64, 64) * 9 + 10_000}, r"half of the values of .* which is no reflectance x 10000"),
         ({"data": pixels(64, 64) // 8 + 1000}, r"as if they still held the \+1000 of processing baseline"),
         ({"data": np.zeros((4, 64, 64), "uint16")}, r"holds nothing but nodata"),

@@ -29,7 +29,7 @@ from casbah.darkness import CHECKED_BANDS, dark_percentiles, read_pixels
 from casbah.errors import CasbahError, InputError, WorldError
 from casbah.grid import Grid, utm_crs
 from casbah.models import band_index
-from casbah.models.reflectance import BRIGHTEST, EIGHT_BITS
+from casbah.models.reflectance import BRIGHTEST, EIGHT_BITS, WATER_BANDS, too_dim
 from casbah.patience import REFUSED, REMOTE, Patience, Result, complaint, gdal_status, why
 from casbah.products.manifest import sha256_of
 from casbah.products.model import Training
@@ -172,9 +172,9 @@ def _of_raster(text: str, training: Training, patience: Patience) -> Imagery:
             _check_fit(shown(text), training, level, training.periods, grid.resolution)
             _check_type(dataset)
             _check_scale(dataset, shown(text))
-            checked = _checked(bands, training)
+            names, checked = _checked(bands, training)
             sample = _patiently(text, lambda: _sample(dataset, checked), patience)
-            _check_values(sample, shown(text), tags)
+            _check_values(sample, names, shown(text), tags)
             # Of a raster that is empty where it was looked at, the sample tells nothing.
             resumable = content.certain or bool((sample != NODATA).any())
             identity = content.identity if content.certain else f"{content.identity} {_fingerprint(dataset, sample)}"
@@ -395,10 +395,12 @@ def _sample(dataset: Any, bands: Sequence[Sequence[int]]) -> NDArray[np.uint16]:
     return np.concatenate(parts, axis=2)
 
 
-def _checked(bands: Sequence[Sequence[int]], training: Training) -> list[list[int]]:
-    """The numbers of those bands that tell of an offset, or of all where the model takes none of them."""
-    chosen = [i for i, name in enumerate(training.bands) if name in CHECKED_BANDS] or range(len(training.bands))
-    return [[period[i] for i in chosen] for period in bands]
+def _checked(bands: Sequence[Sequence[int]], training: Training) -> tuple[tuple[str, ...], list[list[int]]]:
+    """Names and numbers of the bands that tell of an offset or a scale: all where the model takes none of the first."""
+    some = any(name in CHECKED_BANDS for name in training.bands)
+    telling = {*CHECKED_BANDS, WATER_BANDS[0], *WATER_BANDS[1]} if some else training.bands
+    chosen = [i for i, name in enumerate(training.bands) if name in telling]
+    return tuple(training.bands[i] for i in chosen), [[period[i] for i in chosen] for period in bands]
 
 
 def _spread(length: int) -> list[int]:
@@ -415,7 +417,8 @@ def _read(dataset: Any, bands: Sequence[Sequence[int]], window: Window) -> NDArr
     return values.reshape(len(bands), len(bands[0]), *values.shape[1:])
 
 
-def _check_values(sample: NDArray[np.uint16], where: str, tags: dict[str, str]) -> None:
+def _check_values(sample: NDArray[np.uint16], names: Sequence[str], where: str, tags: dict[str, str]) -> None:
+    """`InputError` for values (periods, bands, pixels) of the bands named that are no reflectance x 10000."""
     seen = sample[sample != NODATA]
     if not seen.size:
         return  # of the rest of a raster this says nothing
@@ -424,6 +427,8 @@ def _check_values(sample: NDArray[np.uint16], where: str, tags: dict[str, str]) 
             f"{where} holds no value above {seen.max()} where it was looked at, as 8-bit images do; reflectance x "
             "10000 is wanted"
         )
+    if wrong := too_dim(sample, names):
+        raise InputError(f"{where} {wrong}; reflectance x 10000 is wanted")
     middle = float(np.median(seen))
     if middle > BRIGHTEST:
         raise InputError(
@@ -432,7 +437,8 @@ def _check_values(sample: NDArray[np.uint16], where: str, tags: dict[str, str]) 
         )
     if tags.get(APPLIED, "").lower() in ("true", "yes", "1"):
         return
-    for period in sample:
+    telling = [i for i, name in enumerate(names) if name in CHECKED_BANDS] or list(range(len(names)))
+    for period in sample[:, telling]:
         found = [dark_percentiles(values, np.ones(values.shape, bool)) for values in period]
         dark = [percentiles for percentiles in found if percentiles is not None]
         offset, words = read_pixels(np.array(dark) if dark else None)
