@@ -19,7 +19,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down test test-guide test-study test-consumers test-unit test-images lint format types bench pisa maps algiers pipeline locks \
+.PHONY: help install demo up down test test-long test-guide test-study test-consumers test-unit test-images lint format types bench pisa maps algiers pipeline locks \
 	notebooks api images images-sizes images-start images-sbom images-scan images-push images-pin images-mirror clean clean-data \
 	FORCE
 
@@ -55,9 +55,14 @@ up: install ## Start the embedded object store and MLflow for your own work
 down: install ## Stop them
 	@$(BIN)/casbah down
 
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+ELSEWHERE := --ignore tests/study --ignore tests/guide --ignore tests/images --ignore tests/consumers
+
 test: install lint types ## Lint, types, and every test that this machine can run but those of the targets below
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore tests/study --ignore tests/guide --ignore tests/images \
-		--ignore tests/consumers -n auto --dist loadfile
+	@$(TESTS) tests $(ELSEWHERE) -m "not long"
+
+test-long: install ## Trainings killed, spread and tuned, every row of the study, notebooks, mapping: a quarter of an hour
+	@$(TESTS) tests $(ELSEWHERE) -m long
 
 test-guide: install ## Every command of docs/guide.md, held against what the page says it prints: five minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/guide
@@ -69,7 +74,7 @@ test-consumers: install ## A registered network in an environment of its own, to
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/consumers
 
 test-unit: install ## The tests that need no services (seconds)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --dist loadfile
+	@$(TESTS) tests/unit -m "not long"
 
 lint: install
 	@$(BIN)/ruff check .

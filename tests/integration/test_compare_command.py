@@ -18,7 +18,7 @@ from casbah import experiments
 from casbah.products.comparison import Comparison
 from casbah.products.tiles import TileSet
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

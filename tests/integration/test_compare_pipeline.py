@@ -13,7 +13,7 @@ from casbah.products.comparison import Comparison
 from casbah.sample import api
 from casbah.storage import BUCKET, Location, Store
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 ROUNDS = {"quick_pixels": 5, "quicker_pixels": 2}
 

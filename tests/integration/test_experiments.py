@@ -23,7 +23,7 @@ from casbah.products.tiles import TileSet
 with network.quiet():
     from terratorch.models.utils import TemporalWrapper
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 PRETRAINED = sorted(
     name

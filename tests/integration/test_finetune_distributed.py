@@ -19,7 +19,7 @@ from casbah.evaluate import evaluate
 from casbah.products.model import ModelBundle
 from casbah.products.tiles import TileSet
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 # Nine validation tiles in batches of four: three batches, of which the second process has one and a filler.
 SETTINGS = (

@@ -19,7 +19,7 @@ from casbah.experiments import FOLDER
 from casbah.finetune import finetune
 from casbah.products.tiles import TileSet
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 # Small, with dropout-free ViT, a frozen phase and early stopping: all that a resumed run has to remember.
 SETTINGS = (

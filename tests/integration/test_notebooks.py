@@ -23,7 +23,7 @@ from casbah.products.prediction import Prediction  # noqa: E402
 from casbah.products.scene import Scene  # noqa: E402
 from casbah.products.tiles import TileSet  # noqa: E402
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

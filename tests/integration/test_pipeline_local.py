@@ -127,6 +127,7 @@ def test_a_second_run_reuses_every_step_but_registering(results: Results, sessio
     assert again.registration["version"] == results.registration["version"], "the same model is no new version"
 
 
+@pytest.mark.long
 def test_a_large_area_is_read_in_cells_side_by_side_and_trained_on_as_one(
     results: Results, session: Session, package: Path
 ) -> None:

@@ -28,7 +28,7 @@ from casbah.sample import END, START
 from casbah.storage import Location, Store
 from casbah.tile import tile
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 NAME = "casbah-mapped"
 TO = "s3://casbah/maps/town"

@@ -347,6 +347,7 @@ def test_what_looks_unlike_the_training_data_is_flagged_over_http(registered: Re
     assert flagged["predictions"]["outside"][0][3] == 1.0
 
 
+@pytest.mark.long
 def test_from_the_registry_alone_in_an_environment_of_its_own_requirements_without_casbah_and_without_pickle(
     registered: Registered, client: mlflow.MlflowClient, tmp_path: Path
 ) -> None:

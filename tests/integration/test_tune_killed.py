@@ -18,6 +18,8 @@ from builders import make_tiles
 from casbah.grid import Grid
 from casbah.products.tiles import TileSet
 
+pytestmark = pytest.mark.long
+
 TRIALS = 3
 WAIT = 180.0
 

@@ -507,6 +507,7 @@ def test_an_ensemble_is_made_of_the_models_of_the_other_rows(tmp_path: Path, til
     assert not started
 
 
+@pytest.mark.long
 def test_with_trials_every_fold_is_tuned_by_itself(tmp_path: Path, started: Started) -> None:
     folds = make_tiles(tmp_path / "folds", folds=2)
     place = tmp_path / "study" / "runs" / "one" / "seed_0-all"
@@ -528,6 +529,7 @@ def test_with_trials_every_fold_is_tuned_by_itself(tmp_path: Path, started: Star
         evaluate(model=place / "models", tiles=folds.path, output=tmp_path / "again")
 
 
+@pytest.mark.long
 def test_an_ensemble_of_tuned_folds_is_scored_as_one_protocol(tmp_path: Path) -> None:
     folds = make_tiles(tmp_path / "folds", folds=2)
     names = [yaml_of(tmp_path, "one", 3), yaml_of(tmp_path, "two", 5)]
@@ -555,6 +557,7 @@ def test_where_rows_differ_in_their_protocol_the_report_says_which_has_which(tmp
     assert set(made.facts.protocol.removeprefix("one: ").split("; two: ")) == {tuned, "hold-out"}
 
 
+@pytest.mark.long
 def test_with_trials_more_of_them_go_on_and_a_changed_experiment_is_tuned_anew(
     tmp_path: Path, tiles: TileSet, started: Started
 ) -> None:
@@ -578,6 +581,7 @@ def test_with_trials_more_of_them_go_on_and_a_changed_experiment_is_tuned_anew(
     assert len(list(place.glob("*/study.json"))) == 2
 
 
+@pytest.mark.long
 def test_another_search_space_is_another_study_and_an_untuned_row_is_none_of_its_business(
     tmp_path: Path, tiles: TileSet, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -635,6 +639,7 @@ def test_a_member_that_is_only_called_like_a_row_is_not_taken_for_it(tmp_path: P
     assert member.training.config != ModelBundle.open(place / "one" / "seed_0-all" / "model").training.config
 
 
+@pytest.mark.long
 def test_folds_that_were_tuned_can_be_compared_as_they_stand_in_the_same_place(tmp_path: Path) -> None:
     folds = make_tiles(tmp_path / "folds", folds=2)
     name = yaml_of(tmp_path, "one")
