@@ -398,7 +398,8 @@ def _sample(dataset: Any, bands: Sequence[Sequence[int]]) -> NDArray[np.uint16]:
 def _checked(bands: Sequence[Sequence[int]], training: Training) -> tuple[tuple[str, ...], list[list[int]]]:
     """Names and numbers of the bands that tell of an offset or a scale: all where the model takes none of the first."""
     some = any(name in CHECKED_BANDS for name in training.bands)
-    telling = {*CHECKED_BANDS, WATER_BANDS[0], *WATER_BANDS[1]} if some else training.bands
+    infrared = [name for name in WATER_BANDS[1] if name in training.bands][:1]
+    telling = {*CHECKED_BANDS, WATER_BANDS[0], *infrared} if some else training.bands
     chosen = [i for i, name in enumerate(training.bands) if name in telling]
     return tuple(training.bands[i] for i in chosen), [[period[i] for i in chosen] for period in bands]
 
