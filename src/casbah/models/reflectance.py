@@ -36,8 +36,10 @@ DIM = 600.0
 """Darker than that at every wavelength is no ground but water and shade. Of 734 places of 640 m on those eight images
 the least bright has 1554 in its brightest band (its median), and the brightest 538 once divided by ten."""
 
-WATER_BANDS = ("B03", ("B11", "B12", "B8A", "B08"))
-"""Water is darker in infrared, at the first of these that a model takes, than in green: the sign of MNDWI (Xu, 2006,
+GREEN = "B03"
+
+INFRARED = ("B11", "B12", "B8A", "B08")
+"""At the first of these that a model takes water is darker than in green: the sign of MNDWI (Xu, 2006,
 doi:10.1080/01431160600589179) and of NDWI (McFeeters, 1996, doi:10.1080/01431169608948714)."""
 
 LIFTED = 800.0
@@ -123,24 +125,31 @@ def _check_values(image: NDArray[Any], what: str, training: Training) -> None:
         )
 
 
+def water_bands(bands: Sequence[str]) -> tuple[str, str] | None:
+    """Green and the infrared band by which water is told from ground; None where `bands` lack either."""
+    infrared = next((name for name in INFRARED if name in bands), None)
+    return (GREEN, infrared) if infrared and GREEN in bands else None
+
+
 def too_dim(image: NDArray[Any], bands: Sequence[str]) -> str | None:
     """What is wrong with (periods, bands, ...) where in a period it is darker than any ground and yet no water, as
     reflectance x 1000 and dark 8-bit pictures are; None where that is not so, or can't be told by these bands or so few
     pixels.
     """
-    green, infrared = WATER_BANDS[0], next((name for name in WATER_BANDS[1] if name in bands), None)
-    if green not in bands or infrared is None:
+    told = water_bands(bands)
+    if told is None:
         return None
+    places = [bands.index(name) for name in told]
     for period in image:
         observed = [values[values != NODATA] for values in period]
         if min(values.size for values in observed) < FEWEST:
             continue
-        medians = dict(zip(bands, (float(np.median(values)) for values in observed), strict=True))
-        if max(medians.values()) < DIM and medians[infrared] > medians[green]:
+        green, infrared = (float(np.median(observed[place])) for place in places)
+        if green < infrared < DIM and all(np.median(values) < DIM for values in observed):
             return (
-                f"holds {medians[green]:.0f} in {green} and {medians[infrared]:.0f} in {infrared} at its median pixels "
-                f"and less than {DIM:.0f} in every band, which is too dark for ground and no water, as reflectance x "
-                "1000 and dark 8-bit pictures are"
+                f"holds {green:.0f} in {told[0]} and {infrared:.0f} in {told[1]} at its median pixels and less than "
+                f"{DIM:.0f} in every band, which is too dark for ground and no water, as reflectance x 1000 and dark "
+                "8-bit pictures are"
             )
     return None
 

@@ -29,7 +29,7 @@ from casbah.darkness import CHECKED_BANDS, dark_percentiles, read_pixels
 from casbah.errors import CasbahError, InputError, WorldError
 from casbah.grid import Grid, utm_crs
 from casbah.models import band_index
-from casbah.models.reflectance import BRIGHTEST, EIGHT_BITS, WATER_BANDS, too_dim
+from casbah.models.reflectance import BRIGHTEST, EIGHT_BITS, too_dim, water_bands
 from casbah.patience import REFUSED, REMOTE, Patience, Result, complaint, gdal_status, why
 from casbah.products.manifest import sha256_of
 from casbah.products.model import Training
@@ -398,8 +398,7 @@ def _sample(dataset: Any, bands: Sequence[Sequence[int]]) -> NDArray[np.uint16]:
 def _checked(bands: Sequence[Sequence[int]], training: Training) -> tuple[tuple[str, ...], list[list[int]]]:
     """Names and numbers of the bands that tell of an offset or a scale: all where the model takes none of the first."""
     some = any(name in CHECKED_BANDS for name in training.bands)
-    infrared = [name for name in WATER_BANDS[1] if name in training.bands][:1]
-    telling = {*CHECKED_BANDS, WATER_BANDS[0], *infrared} if some else training.bands
+    telling = {*CHECKED_BANDS, *(water_bands(training.bands) or ())} if some else training.bands
     chosen = [i for i, name in enumerate(training.bands) if name in telling]
     return tuple(training.bands[i] for i in chosen), [[period[i] for i in chosen] for period in bands]
 
