@@ -58,6 +58,8 @@ class Patience:
             "GDAL_HTTP_MAX_RETRY": 0,
             # 25 MB for each of hundreds of open files, of bytes that GDAL's cache already holds decoded.
             "VSI_CACHE": False,
+            # With several threads GDAL (3.10) hands out tiles that it could not read as if it had read them.
+            "GDAL_NUM_THREADS": 1,
         }
 
     def insist(self, act: Callable[[], Result], fault: type[Exception] | tuple[type[Exception], ...]) -> Result:
