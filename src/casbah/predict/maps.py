@@ -82,17 +82,24 @@ def write_layers(
     directory: Path,
     info: PredictionInfo,
     tags: dict[str, str],
+    flagged: NDArray[np.bool_] | None = None,
     done: Callable[[str], None] = lambda file: None,
 ) -> None:
-    """The layers and `mask.tif`, side by side; `done` is told of each file."""
+    """The layers, `mask.tif` and, of the cells that are `flagged`, `unlike.tif`, side by side; `done` is told of each
+    file."""
     layers = layers_of(info.uncertainty)
+    mask_band = len(layers) + 1
     with ThreadPoolExecutor() as pool:
-        mask = pool.submit(write_mask, blocks, len(layers) + 1, grid, directory / "mask.tif", tags)
+        others = {"mask.tif": pool.submit(write_mask, blocks, mask_band, grid, directory / "mask.tif", tags)}
+        if flagged is not None:
+            target = directory / "unlike.tif"
+            others[target.name] = pool.submit(write_unlike, blocks, mask_band, grid, flagged, target, tags)
         for band, (file, name) in enumerate(layers, start=1):
             write_probability(blocks, band, grid, directory / file, info.values, name, tags)
             done(file)
-        mask.result()
-        done("mask.tif")
+        for file, written in others.items():
+            written.result()
+            done(file)
 
 
 def write_mask(
@@ -103,22 +110,23 @@ def write_mask(
     _finish(vrt, target, Resampling.mode, BUILDING)
 
 
-def write_unlike(mask: Path, flagged: NDArray[np.bool_], target: Path, tags: dict[str, str]) -> None:
-    """Where the imagery looks unlike the training data, cell by cell, nodata where the map is."""
+def write_unlike(
+    blocks: Blocks, band: int, grid: Grid, flagged: NDArray[np.bool_], target: Path, tags: dict[str, str]
+) -> None:
+    """Where the imagery looks unlike the training data, by cells; nodata where the mask (a band of the blocks) is."""
     flat = target.with_suffix(".flat")
-    with rasterio.open(mask) as known:
-        grid = Grid.of(known)
-        top, left = corner(grid)
-        with rasterio.open(flat, "w", **_flat_profile(grid, "uint8")) as out:
-            for window in grid.windows(TILE):
-                values = known.read(1, window=window)
-                rows = (np.arange(window.height) + window.row_off + top) // CELL
-                cols = (np.arange(window.width) + window.col_off + left) // CELL
-                found = flagged[np.ix_(rows, cols)].astype(np.uint8)
-                found[values == NODATA["uint8"]] = NODATA["uint8"]
-                out.write(found, 1, window=window)
-            out.set_band_description(1, UNLIKE)
-            out.update_tags(**tags)
+    mask = blocks_vrt(blocks, grid, {"building": band}, "Byte", nodata=NODATA["uint8"])
+    top, left = corner(grid)
+    with rasterio.open(mask) as known, rasterio.open(flat, "w", **_flat_profile(grid, "uint8")) as out:
+        for window in grid.windows(TILE):
+            values = known.read(1, window=window)
+            rows = (np.arange(window.height) + window.row_off + top) // CELL
+            cols = (np.arange(window.width) + window.col_off + left) // CELL
+            found = flagged[np.ix_(rows, cols)].astype(np.uint8)
+            found[values == NODATA["uint8"]] = NODATA["uint8"]
+            out.write(found, 1, window=window)
+        out.set_band_description(1, UNLIKE)
+        out.update_tags(**tags)
     _coloured(flat, target, Resampling.mode, BUILDING)
 
 

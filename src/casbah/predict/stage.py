@@ -396,6 +396,6 @@ class Maker:
         blocks = [(self._path(block), block.window) for block in self.blocks]
         grid, tags = self.imagery.grid, tags_of(info)
         with task("write maps", self.passes.count + 2) as progress:
-            maps.write_layers(blocks, grid, directory, info, tags, lambda file: progress.advance(note=file))
-            maps.write_unlike(directory / "mask.tif", cells.flagged(), directory / "unlike.tif", tags)
-            progress.advance(note="unlike.tif")
+            maps.write_layers(
+                blocks, grid, directory, info, tags, cells.flagged(), lambda file: progress.advance(note=file)
+            )
