@@ -8,6 +8,7 @@ from typing import Any
 from affine import Affine
 from rasterio.windows import Window
 
+from casbah.addresses import shown
 from casbah.errors import InputError
 
 RESOLUTION = 10.0
@@ -47,14 +48,14 @@ class Grid:
     @classmethod
     def of(cls, dataset: Any) -> "Grid":
         """The grid of an open rasterio dataset; `InputError` where it is rotated, not square or not projected."""
-        t = dataset.transform
+        t, name = dataset.transform, shown(dataset.name)
         if dataset.crs is None or not dataset.crs.is_projected:
-            raise InputError(f"{dataset.name}: its CRS is {dataset.crs or 'missing'}; a projected one is wanted")
+            raise InputError(f"{name}: its CRS is {dataset.crs or 'missing'}; a projected one is wanted")
         if t.b or t.d or t.a <= 0 or not math.isclose(t.a, -t.e, rel_tol=1e-6):
-            raise InputError(f"{dataset.name}: its pixels are not square and north-up (transform {tuple(t)[:6]})")
+            raise InputError(f"{name}: its pixels are not square and north-up (transform {tuple(t)[:6]})")
         code = dataset.crs.to_epsg()
         if code is None:
-            raise InputError(f"{dataset.name}: its CRS has no EPSG code ({dataset.crs.to_wkt()[:60]}…)")
+            raise InputError(f"{name}: its CRS has no EPSG code ({dataset.crs.to_wkt()[:60]}…)")
         return cls(f"EPSG:{code}", t.c, t.f, dataset.height, dataset.width, t.a)
 
     @property

@@ -244,6 +244,15 @@ def test_a_hole_is_kept_down_to_the_minimum_area_and_filled_below(tmp_path: Path
     assert filled.equals(shapely.Polygon(yard.exterior))
 
 
+def test_a_hole_that_is_much_of_its_polygon_stays_open_and_the_area_of_contours_is_without_it(tmp_path: Path) -> None:
+    ring = block_of(200, 200, 110, 110).difference(block_of(220, 220, 70, 70))
+    made = drawn(tmp_path, covered(ring), minimum_area=6000)
+    (yard,) = made.footprints().geometry
+    assert len(yard.interiors) == 1
+    assert made.info.area_of_contours == pytest.approx(ring.area, rel=0.05)
+    assert yard.area == pytest.approx(made.info.area_of_contours, rel=0.05)
+
+
 def test_a_polygon_says_what_it_is_and_keeps_its_id_in_another_scene(tmp_path: Path) -> None:
     probability = np.zeros(GRID.shape)
     probability[20:24, 30:36] = 0.9

@@ -23,7 +23,8 @@ ROW = np.dtype(
         ("first", np.int32, 2),  # (row, col) of its first pixel
         ("probability", np.float64),
         ("bounds", np.float64, 4),  # of all its forms: west, south, east, north
-        ("area", np.float64, LEVELS),  # of each form, in square metres
+        ("contour", np.float64),  # its area with all holes, in square metres
+        ("area", np.float64, LEVELS),  # of each form
         ("at", np.int64, LEVELS),  # its number in the spool; -1 where there is no such form
         ("form", np.int8),  # the one that is taken
     ]
@@ -36,8 +37,9 @@ CHUNK = 20_000
 class Drawing:
     """Polygons of a grid, added in any order and given out from the north to the south.
 
-    Those of less than `least` square metres are left out, and holes of less filled; outlines are simplified by at most
-    `tolerance` metres, and with `square` given right angles where their shape has them.
+    Those of less than `least` square metres are left out, and holes of less filled where that leaves a polygon's area
+    as it is; outlines are simplified by at most `tolerance` metres, and with `square` given right angles where their
+    shape has them.
     """
 
     def __init__(self, spool: Spool, grid: Grid, least: float, tolerance: float, square: bool) -> None:
@@ -60,10 +62,11 @@ class Drawing:
         loose = ~np.array([outline.cut for outline in made], bool)
         pixels = np.array([outline.pixels for outline in made], np.int64)
         total = np.array([outline.total for outline in made], np.float64)
-        found = forms(
-            without_small_holes(in_metres(made, self.grid), self.least), loose, pixels, self.tolerance, self.square
-        )
+        drawn = in_metres(made, self.grid)
+        area = shapely.area(drawn)
+        found = forms(without_small_holes(drawn, self.least), area, loose, pixels, self.tolerance, self.square)
         rows = np.zeros(len(made), ROW)
+        rows["contour"] = area
         rows["first"] = [outline.first for outline in made]
         rows["probability"] = total / np.maximum(pixels, 1) / steps
         rows["at"] = -1
@@ -124,8 +127,8 @@ class Drawing:
 
     @property
     def area_of_contours(self) -> float:
-        """Square metres of the contours that they were drawn from."""
-        return float(self.rows["area"][:, 0].sum())
+        """Square metres of the contours that they were drawn from, with all their holes."""
+        return float(self.rows["contour"].sum())
 
 
 def in_metres(made: list[Outline], grid: Grid) -> Polygons:

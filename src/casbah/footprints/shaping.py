@@ -50,18 +50,24 @@ class Forms:
 
 
 def forms(
-    contour: Polygons, loose: NDArray[np.bool_], pixels: NDArray[np.int64], tolerance: float, square: bool
+    contour: Polygons,
+    area: NDArray[np.float64],
+    loose: NDArray[np.bool_],
+    pixels: NDArray[np.int64],
+    tolerance: float,
+    square: bool,
 ) -> Forms:
     """The forms of contours in metres; those that are not `loose` have no other.
 
-    `pixels` is the number of pixels of each, `tolerance` the metres that simplification may move an outline by.
+    `area` is that of each with all its holes, in square metres, `pixels` the number of its pixels, and `tolerance` the
+    metres that simplification may move an outline by.
     """
-    simplified = _simplified(contour, tolerance)
+    simplified = _simplified(contour, area, tolerance)
     best = (loose & (tolerance > 0)).astype(np.int8)
     squared = simplified.copy()
     if square:
         for index in np.flatnonzero(loose & (pixels >= SQUARED_PIXELS)):
-            made = _squared(contour[index], simplified[index], tolerance)
+            made = _squared(contour[index], area[index], simplified[index], tolerance)
             if made is not None:
                 squared[index], best[index] = made, 2
     return Forms(contour, simplified, squared, best)
@@ -92,31 +98,39 @@ def overlapping(
 
 
 def without_small_holes(polygons: Polygons, least: float) -> Polygons:
-    """The polygons with their holes of less than `least` square metres filled."""
+    """The polygons with their holes of less than `least` square metres filled, the smallest first, as long as that adds
+    no more than `MOST` of a polygon's area."""
     found = polygons.copy()
     for index in np.flatnonzero(shapely.get_num_interior_rings(polygons)):
         outer, *holes = shapely.get_rings(polygons[index])
-        large = [hole for hole in holes if shapely.Polygon(hole).area >= least]
-        if len(large) < len(holes):
-            found[index] = shapely.Polygon(outer, large)
+        areas = shapely.area(shapely.polygons(holes))
+        order = np.argsort(areas, kind="stable")
+        added = np.empty_like(areas)
+        added[order] = np.cumsum(areas[order])
+        left = [
+            hole
+            for hole, own, so_far in zip(holes, areas, added, strict=True)
+            if own >= least or so_far > MOST * polygons[index].area
+        ]
+        if len(left) < len(holes):
+            found[index] = shapely.Polygon(outer, left)
     return found
 
 
-def kept(outline: Polygons, contour: Polygons) -> NDArray[np.bool_]:
-    """Which outlines are valid and have the area of their contour."""
-    area = shapely.area(contour)
+def kept(outline: Polygons, area: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which outlines are valid and have about the area of their contours."""
     return (
         shapely.is_valid(outline) & ~shapely.is_empty(outline) & (np.abs(shapely.area(outline) - area) <= MOST * area)
     )
 
 
-def _simplified(contour: Polygons, tolerance: float) -> Polygons:
+def _simplified(contour: Polygons, area: NDArray[np.float64], tolerance: float) -> Polygons:
     found = contour.copy()
     left = np.arange(len(contour)) if tolerance > 0 else np.array([], np.int64)
     for part in TRIES:
         tried = shapely.simplify(contour[left], part * tolerance, preserve_topology=True)
         tried = _restored(tried, contour[left], tolerance)
-        good = kept(tried, contour[left])
+        good = kept(tried, area[left])
         found[left[good]] = tried[good]
         left = left[~good]
     return found
@@ -137,7 +151,7 @@ def _restored(outline: Polygons, contour: Polygons, most: float) -> Polygons:
     return found
 
 
-def _squared(contour: shapely.Polygon, simplified: shapely.Polygon, most: float) -> shapely.Polygon | None:
+def _squared(contour: shapely.Polygon, area: float, simplified: shapely.Polygon, most: float) -> shapely.Polygon | None:
     """The outline with every side along or across its dominant direction; None where that is another shape."""
     angle = _direction(simplified)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -148,7 +162,7 @@ def _squared(contour: shapely.Polygon, simplified: shapely.Polygon, most: float)
     outer, *holes = (ring @ turn.T + origin for ring in rings if ring is not None)
     made = shapely.Polygon(outer, holes)
     (made,) = _restored(np.array([made]), np.array([contour]), most)
-    if not kept(np.array([made]), np.array([contour]))[0]:
+    if not kept(np.array([made]), np.array([area]))[0]:
         return None
     shared = shapely.area(shapely.intersection(made, contour))
     alike = shared / (shapely.area(made) + shapely.area(contour) - shared)

@@ -39,7 +39,7 @@ class FootprintInfo(BaseModel):
     resolution: float
     """Metres of the pixels that the polygons were drawn from."""
     minimum_area: float
-    """Square metres below which no polygon is kept and every hole is filled."""
+    """Square metres below which no polygon is kept, and a hole is filled where its polygon's area stays within 5 %."""
     simplified: float
     """Metres that an outline may have moved by simplification; 0 for the contour as it is."""
     squared: bool
@@ -51,7 +51,8 @@ class FootprintInfo(BaseModel):
     area: float
     """Square metres of all polygons together."""
     area_of_contours: float
-    """Square metres of the contours that they were drawn from: each polygon has its own's within 5 %."""
+    """Square metres of the contours that they were drawn from, all holes left out: each polygon has its own's within
+    5 %."""
     area_of_pixels: float
     """Square metres of the pixels that the model calls building, also of those in polygons below the minimum. Contours
     cut the corners of what is a few pixels large, so that it has less area than its pixels."""
