@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from affine import Affine
 from builders import make_scene, make_tiles
 from catalogues import Site, serve
 from predictors import Lopsided, bundle, pixels, training, use, write_raster
@@ -135,6 +136,22 @@ def test_a_raster_at_an_address_is_read_in_place_and_a_server_that_fails_midway_
     assert f"{kept} of 25 blocks are there from an earlier run" in capsys.readouterr().err
     np.testing.assert_array_equal(made.probability(), here.probability())
     assert "secret" not in (made.path / "manifest.json").read_text() + (made.path / "item.json").read_text()
+
+
+@pytest.mark.parametrize("what", ["a page", "degrees", "turned"])
+def test_what_is_no_raster_of_a_grid_at_an_address_is_bad_input_and_no_secret_is_told(
+    site: Site, tmp_path: Path, what: str
+) -> None:
+    place = tmp_path / "site" / f"{what.replace(' ', '_')}.tif"
+    if what == "a page":
+        place.write_text("<html>Please log in</html>")
+    else:
+        turned = {"transform": Affine.translation(500_000, 4_060_000) @ Affine.rotation(10) @ Affine.scale(10, -10)}
+        write_raster(place, pixels(64, 64), **({"crs": "EPSG:4326"} if what == "degrees" else turned))
+    wanted = {"a page": "it is no raster", "degrees": "its CRS is EPSG:4326; a projected one", "turned": "north-up"}
+    with pytest.raises(InputError, match=wanted[what]) as error:
+        open_imagery(f"http://user:secret@{site.url[7:]}/{place.name}?signature=secret", training(), QUICK)
+    assert "secret" not in str(error.value)
 
 
 @pytest.fixture

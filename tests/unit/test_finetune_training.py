@@ -281,6 +281,8 @@ def test_a_network_that_bfloat16_moves_too_far_predicts_in_float32_and_says_so(
     assert not network.load(far).mixed_precision
     near = strict.copy_to(tmp_path / "near", replaced={"training.json": told | {"rounding": 0.009}})
     assert network.load(near).mixed_precision
+    never = strict.copy_to(tmp_path / "never", replaced={"training.json": told | {"rounding": None}})
+    assert not network.load(never).mixed_precision, "nobody has measured it"
 
 
 FRESH = """

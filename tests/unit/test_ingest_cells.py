@@ -1,15 +1,17 @@
 """A large area is read cell by cell, and what comes out is what reading it as one would have given."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import geopandas
 import numpy as np
 import pytest
 import shapely
+from catalogues import make_catalogue, make_item
 
 from casbah.blocks import place
 from casbah.errors import InputError
+from casbah.grid import Grid
 from casbah.ingest import cells, ingest
 from casbah.ingest.area import Area, read_area
 from casbah.label import label
@@ -74,6 +76,22 @@ def test_a_strip_that_the_margin_of_a_neighbour_holds_is_no_cell_of_its_own(tmp_
     assert len(found) == 2
     read = shapely.union_all([cells.part(area, name, margin=500).metres for name in found])
     assert read.symmetric_difference(area.metres).area < 1, "and nothing of the area is lost"
+
+
+def test_a_cell_over_which_the_catalogue_has_nothing_is_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As over the open sea: a map of a coast must not fail for it."""
+    area = area_of(tmp_path, shapely.box(400_000, 4_000_000, 420_000, 4_010_000))
+    names = cells.plan(area, block=1000, side=10_000)
+    item = make_item(tmp_path, "A_L2A", "2023-06-05", tile=Grid(ZONE, 403_000, 4_005_000, 64, 64))
+    search: dict[str, Any] = {"start": "2023-06-01", "end": "2023-06-30", "stac": str(make_catalogue(tmp_path, [item]))}
+    assert cells.with_imagery(area, names, **search) == names[:1]
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"over 1 of 2 cells of {area.name}, as over the open sea: they are left out ({names[1]})" in said
+    later = search | {"start": "2024-06-01", "end": "2024-06-30"}
+    assert cells.with_imagery(area, names, **later) == names, "ingest says what to change"
+    assert cells.with_imagery(area, [""], **search | {"stac": "nowhere"}) == [""], "nobody is asked for one"
 
 
 def test_a_narrow_area_keeps_all_of_its_cells(tmp_path: Path) -> None:

@@ -252,6 +252,24 @@ def test_the_nodata_value_of_a_raster_is_not_taken_for_reflectance(
     assert np.isnan(other.probability()[:8]).all()
 
 
+def test_what_the_mask_of_a_raster_hides_is_not_taken_for_reflectance(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch)
+    seen = np.ones((128, 128), bool)
+    seen[:, 64:] = False
+    for inside in (True, False):
+        raster = write_raster(tmp_path / f"{inside}.tif", pixels(128, 128), nodata=None)
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=inside), rasterio.open(raster, "r+") as dataset:
+            dataset.write_mask(seen)
+    made = predict(model, tmp_path / "True.tif", tmp_path / "map")
+    np.testing.assert_array_equal(np.isnan(made.probability()), ~seen)
+    with pytest.raises(
+        InputError, match=r"False.tif has a mask beside it \(False.tif.msk\), and files beside a raster"
+    ):
+        predict(model, tmp_path / "False.tif", tmp_path / "other")
+
+
 def test_the_spread_of_an_ensemble_is_over_its_members_by_their_weights(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,10 +11,14 @@ import geopandas
 import numpy as np
 import shapely
 
+from casbah.addresses import shown
 from casbah.blocks import named, place
 from casbah.errors import InputError
 from casbah.grid import RESOLUTION, Grid
 from casbah.ingest.area import Area
+from casbah.ingest.catalogue import find
+from casbah.ingest.choose import parse_dates
+from casbah.patience import Patience
 from casbah.progress import say
 
 SIDE = 30_000.0
@@ -25,6 +29,9 @@ LARGEST = 60_000.0
 
 MOST = 2_000
 """Cells of one run: more of them, and a workflow of Kubernetes grows too large to be kept."""
+
+NAMED = 5
+"""Cells that a sentence names."""
 
 
 def plan(area: Area, *, block: float, side: float | None = None, margin: float = 0.0, least: float = 0.0) -> list[str]:
@@ -98,6 +105,33 @@ def part(area: Area, cell: str, margin: float = 0.0) -> Area:
         metres=whole,
         grid=Grid.covering(area.grid.crs, whole.bounds),
     )
+
+
+def with_imagery(
+    area: Area, names: list[str], *, start: str, end: str, stac: str, patience: Patience | None = None
+) -> list[str]:
+    """Those of an area's cells over which a catalogue has an item from `start` to `end` (ISO days), however cloudy.
+
+    Of the open sea there is no imagery, and a cell of it must not end a run of hundreds. Which cells are left out is
+    said. All are given back where the catalogue has an item over none of them: who reads one says what to change then.
+    Raises as `casbah.ingest.catalogue.find` does.
+    """
+    if len(names) < 2:
+        return names
+    span = parse_dates(start, end)
+    found = find(stac, area, span.start, span.end, collection=None, level=None, patience=patience or Patience())
+    seen = shapely.union_all([shapely.make_valid(shapely.geometry.shape(item["geometry"])) for item in found.items])
+    shapely.prepare(seen)
+    kept = [name for name in names if shapely.intersects(seen, part(area, name).lonlat)]
+    if not kept or len(kept) == len(names):
+        return names
+    gone = [name for name in names if name not in kept]
+    more = f" and {len(gone) - NAMED} more" if len(gone) > NAMED else ""
+    say(
+        f"{shown(stac)} has no item from {span} over {len(gone)} of {len(names)} cells of {area.name}, as over the "
+        f"open sea: they are left out ({', '.join(gone[:NAMED])}{more})"
+    )
+    return kept
 
 
 def _needed(area: Area, names: list[str], margin: float, least: float) -> list[str]:

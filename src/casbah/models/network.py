@@ -338,4 +338,7 @@ def load(bundle: ModelBundle) -> NetworkPredictor:
         raise InputError(
             f"the weights in {bundle.path} do not fit the network that its config.yaml describes: train it again"
         ) from None
-    return NetworkPredictor(bundle.training, model, data["layout"], **test_options(task))
+    options = test_options(task)
+    if bundle.training.rounding is None:
+        options["mixed_precision"] = False  # by how much it would move a probability nobody has measured
+    return NetworkPredictor(bundle.training, model, data["layout"], **options)

@@ -182,6 +182,12 @@ def catalogue(value: str) -> str:
     return str(SAMPLE / "catalog.json")
 
 
+def search(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Where and for which days imagery is looked for, by the names that `casbah.ingest` has for them."""
+    days = {name: iso_date(name, values[name]) for name in ("start", "end")}
+    return days | {"stac": catalogue(text(values["stac"]))}
+
+
 def experiment(value: str, folder: Path) -> Path:
     """The YAML of an experiment: a built-in name, or a file at an s3:// or https:// address."""
     if value in experiments.names():

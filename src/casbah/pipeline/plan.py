@@ -21,7 +21,7 @@ def cells(values: Mapping[str, Any], model: Path, folder: Path) -> list[str]:
 
     `values` are the parameters of the pipeline, `folder` is for the area. `InputError` for a parameter that a later
     step would refuse, for a place that is taken, and for a model that takes other dates than are asked for or tiles
-    that were normalised; `WorldError` where the store does not answer.
+    that were normalised; `WorldError` where the store or, asked about several cells, the catalogue does not answer.
     """
     from casbah.ingest import cells as grid_cells
     from casbah.ingest.area import read_area
@@ -42,4 +42,5 @@ def cells(values: Mapping[str, Any], model: Path, folder: Path) -> list[str]:
         )
     aoi = inputs.text(values["aoi"])
     area = read_area(inputs.area(aoi, folder), name=shown(aoi))
-    return grid_cells.plan(area, block=BLOCK, side=values["cell_size"] or None, margin=values["cell_margin"])
+    found = grid_cells.plan(area, block=BLOCK, side=values["cell_size"] or None, margin=values["cell_margin"])
+    return grid_cells.with_imagery(area, found, **inputs.search(values))

@@ -38,7 +38,8 @@ def check(values: Mapping[str, Any], folder: Path) -> list[str]:
     Raises:
         InputError: A parameter, the area, an experiment or a variable is wrong, or weights can't be had under their
             licence.
-        WorldError: The store or MLflow does not answer or refuses the credentials, or weights are out of reach.
+        WorldError: The store, MLflow or, asked about several cells, the catalogue does not answer or refuses the
+            credentials, or weights are out of reach.
     """
     # An empty name registers nothing, and is none to check.
     inputs.check({name: value for name, value in values.items() if (name, value) != ("name", "")})
@@ -64,7 +65,8 @@ def _cells(values: Mapping[str, Any], folder: Path) -> list[str]:
     blocks = lattice(area.grid, tile_size=values["tile_size"], block_size=values["block_size"] or None)
     # Of a narrower strip more than that of every tile would be unknown.
     least = values["tile_size"] * blocks.resolution * (1 - MAX_IGNORE)
-    return cells.plan(area, block=blocks.block * blocks.resolution, side=values["cell_size"] or None, least=least)
+    found = cells.plan(area, block=blocks.block * blocks.resolution, side=values["cell_size"] or None, least=least)
+    return cells.with_imagery(area, found, **inputs.search(values))
 
 
 def check_variables(*, registers: bool) -> None:

@@ -20,6 +20,7 @@ import rasterio
 import rasterio.warp
 import requests
 from numpy.typing import NDArray
+from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -45,6 +46,9 @@ CACHE_BYTES = 256 * 2**20
 
 SAMPLES, SAMPLE_SIDE = 4, 96
 """A raster is looked at in so many places across and down, of so many pixels each, before a model is shown it."""
+
+NO_RASTER = "not recognized as being in a supported file format"
+"""What GDAL says of a file that is something else, such as the page of a portal."""
 
 LEVEL_TAGS = ("level", "processing_level", "processing:level")
 """Tags of a raster, in lower case, that may say its level."""
@@ -157,6 +161,11 @@ def _of_raster(text: str, training: Training, patience: Patience) -> Imagery:
     remote = text.startswith(REMOTE)
     if not remote and not Path(text).is_file():
         raise InputError(f"{text} does not exist; a scene's directory, a raster or an address of one is wanted")
+    if not remote and Path(f"{text}.msk").exists():
+        raise InputError(
+            f"{text} has a mask beside it ({Path(text).name}.msk), and files beside a raster are not read: put the "
+            "mask into the file (GDAL_TIFF_INTERNAL_MASK=YES), or 0 into the pixels that it hides"
+        )
     content = _content(text, patience)
     path = opened_by_gdal(text)
     with faults_named(text, patience), rasterio.Env(**_options(patience)):
@@ -408,12 +417,14 @@ def _spread(length: int) -> list[int]:
 
 
 def _read(dataset: Any, bands: Sequence[Sequence[int]], window: Window) -> NDArray[np.uint16]:
-    """(periods, bands, rows, cols) of one file, its own nodata as 0."""
+    """(periods, bands, rows, cols) of one file, its own nodata and what its mask (or an alpha band) hides as 0."""
     numbers = [number for period in bands for number in period]
     values = dataset.read(numbers, window=window)
     for place, number in enumerate(numbers):
         if dataset.nodatavals[number - 1] not in (None, NODATA):
             values[place][values[place] == dataset.nodatavals[number - 1]] = NODATA
+        if MaskFlags.per_dataset in dataset.mask_flag_enums[number - 1]:
+            values[place][dataset.read_masks(number, window=window) == 0] = NODATA
     return values.reshape(len(bands), len(bands[0]), *values.shape[1:])
 
 
@@ -457,7 +468,7 @@ def _patiently(place: str, act: Callable[[], Result], patience: Patience) -> Res
         try:
             return act()
         except RasterioError as error:
-            if gdal_status(error) in REFUSED:
+            if gdal_status(error) in REFUSED or NO_RASTER in str(error):
                 raise _fault(place, error, patience) from None
             raise
 
@@ -525,10 +536,10 @@ def faults_named(place: str, patience: Patience) -> Iterator[None]:
 
 
 def _fault(place: str, error: Exception, patience: Patience) -> CasbahError:
-    if not place.startswith(REMOTE):
+    if not place.startswith(REMOTE) or NO_RASTER in str(error):
         return InputError(
-            f"{place} could not be read: {complaint(error)}; it is no raster, cut short or damaged: make or fetch "
-            "it again"
+            f"{shown(place)} could not be read: {complaint(error).rstrip('.')}; it is no raster, cut short or damaged: "
+            "make or fetch it again"
         )
     if gdal_status(error) in REFUSED:
         return WorldError(
