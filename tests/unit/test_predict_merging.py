@@ -74,6 +74,23 @@ def test_where_scenes_disagree_one_fades_into_the_other_without_a_step(model: Pa
     assert (np.diff(row) >= 0).all()
 
 
+def test_where_a_scene_ends_at_a_cloud_the_other_takes_over_without_a_step(model: Path, tmp_path: Path) -> None:
+    """In blocks as in one."""
+    parts = []
+    for part, value in zip(halves(), (800, 3200), strict=True):
+        data = np.full((4, WHOLE.rows, WHOLE.cols), value, np.uint16)
+        data[:, :, 190 : 230 if value == 800 else 190] = 0
+        parts.append(mapped(model, tmp_path, part, data).path)
+    made = merge(parts, tmp_path / "map").probability()
+    row = made[WHOLE.rows // 2]
+    assert row[0] == pytest.approx(0.2)
+    assert row[-1] == pytest.approx(0.8)
+    assert np.abs(np.diff(row)).max() < 0.06
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("casbah.predict.merging.BLOCK", 70)
+        np.testing.assert_array_equal(merge(parts, tmp_path / "small").probability(), made)
+
+
 def test_ground_between_scenes_is_nodata_and_corners_of_four_have_no_seam(model: Path, tmp_path: Path) -> None:
     data = np.full((4, WHOLE.rows, WHOLE.cols), 2000, np.uint16)
     quarters = [WHOLE.part(r, c, 180, 230) for r in (0, 120) for c in (0, 170)]

@@ -9,6 +9,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window
+from scipy.ndimage import distance_transform_cdt
 
 import casbah
 from casbah.errors import InputError
@@ -31,6 +32,9 @@ SAME = (
 )  # fmt: skip
 """Facts that predictions of one map share."""
 
+FADE = 64
+"""Pixels over which a prediction fades towards what it has not observed, such as a cloud."""
+
 MOST_NAMED = 3
 """Scenes that a merged map names; its manifest knows all of them."""
 
@@ -39,9 +43,9 @@ def merge(predictions: Sequence[str | Path], output: str | Path) -> Prediction:
     """Lay predictions of one model, on one lattice of pixels, together as one.
 
     Where several cover a pixel each counts by the product of its distances to the edges of its own grid, along rows and
-    along columns: one fades into the next, and what a model said at an edge, where it saw half of the surroundings,
-    counts nothing. Of one prediction a copy is made. Memory does not grow with the area; a killed run leaves nothing at
-    `output` and a rerun goes on from its blocks.
+    along columns, and less within `FADE` pixels of what it has not observed: one fades into the next, and what a model
+    said at an edge, where it saw half of the surroundings, counts nothing. Of one prediction a copy is made. Memory
+    does not grow with the area; a killed run leaves nothing at `output` and a rerun goes on from its blocks.
 
     `InputError` where they differ in model, threshold or encoding, or their pixels do not lie on one another;
     `WorldError` where the disk failed.
@@ -195,10 +199,7 @@ def _laid(predictions: Sequence[Prediction], grid: Grid, window: Window, info: P
         if shared is None:
             continue
         rows, cols, inside = shared
-        with rasterio.open(one.path / "unlike.tif") as dataset:
-            flags = dataset.read(1, window=inside)
-        weight = _weight(one.grid, inside)
-        weight[flags == NODATA["uint8"]] = 0
+        flags, weight = _flags_and_weight(one, inside)
         for number, file in enumerate(layers):
             with rasterio.open(one.path / file) as dataset:
                 values = dataset.read(1, window=inside) / info.steps
@@ -227,6 +228,21 @@ def _shared(one: Prediction, grid: Grid, window: Window) -> tuple[slice, slice, 
         return None
     inside = Window(first[1] - left, first[0] - top, last[1] - first[1], last[0] - first[0])
     return slice(first[0], last[0]), slice(first[1], last[1]), inside
+
+
+def _flags_and_weight(one: Prediction, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """What looks unlike the training in a window of a prediction, and what each pixel counts: 0 where not observed."""
+    top, left = max(window.row_off - FADE, 0), max(window.col_off - FADE, 0)
+    bottom = min(window.row_off + window.height + FADE, one.grid.rows)
+    right = min(window.col_off + window.width + FADE, one.grid.cols)
+    with rasterio.open(one.path / "unlike.tif") as dataset:
+        flags = dataset.read(1, window=Window(left, top, right - left, bottom - top))
+    known = flags != NODATA["uint8"]
+    # Nearest in rows or columns, whichever are more: of a window as of the whole, since it is cut off at the margin.
+    near = np.minimum(distance_transform_cdt(known, "chessboard"), FADE) if not known.all() else known * FADE
+    own = np.s_[window.row_off - top :, window.col_off - left :]
+    flags, near = (part[own][: window.height, : window.width] for part in (flags, near))
+    return flags, _weight(one.grid, window) * near / FADE
 
 
 def _weight(grid: Grid, window: Window) -> NDArray[np.float64]:
