@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+import rasterio.shutil
 from builders import (
     GRID,
     make_comparison,
@@ -18,12 +20,14 @@ from builders import (
     make_tiles,
 )
 from matplotlib.patches import Rectangle
+from predictors import write_raster
+from rasterio.vrt import WarpedVRT
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from casbah.cli import main
 from casbah.errors import InputError
 from casbah.figures.charts import nice_length
-from casbah.figures.colour import FALSE_ALARM, FOUND, MISSED, OUTLINE, SPLITS, TRUTH
+from casbah.figures.colour import FALSE_ALARM, FOUND, MISSED, OUTLINE, SPLITS, TRUE_COLOUR, TRUTH
 from casbah.figures.given import Given, View, lattice_outlines
 from casbah.figures.saving import write_whole
 from casbah.figures.visualize import NEEDED, choose, draw, visualize
@@ -67,6 +71,53 @@ def given(town: Path, *names: str) -> Given:
 
 def words(path: Path) -> str:
     return " ".join(re.findall(r">([^<>]+)</text>", path.read_text(encoding="utf-8")))
+
+
+def test_a_raster_that_was_mapped_lies_under_its_map_as_a_scene_does(town: Path, tmp_path: Path) -> None:
+    scene = Scene.open(town / "scene")
+    raster = tmp_path / "town.tif"
+    with rasterio.open(scene.reflectance_path(0)) as source:
+        profile = {**source.profile, "driver": "GTiff", "tiled": False}
+        with rasterio.open(raster, "w", **profile) as target:
+            target.write(source.read())
+            target.descriptions = scene.bands
+            target.update_tags(LEVEL="L2A", ATTRIBUTION="A survey of the town")
+    pair = {"prediction": town / "prediction"}
+    as_scene = Given.open(pair | {"scene": town / "scene"}, 0, TRUE_COLOUR)
+    as_raster = Given.open(pair | {"scene": raster}, 0, TRUE_COLOUR)
+    for longest in (2100, 30):
+        view = View.of(as_scene.grid, longest)
+        apart = view.picture(as_raster).astype(int) - view.picture(as_scene)
+        assert np.abs(apart).mean() < (0.01 if longest == 2100 else 4), "overviews are means of means"
+    assert "A survey of the town" in as_raster.attribution
+    turned = tmp_path / "turned.tif"
+    with rasterio.open(raster) as source, WarpedVRT(source, crs="EPSG:4326", nodata=0) as degrees:
+        rasterio.shutil.copy(degrees, turned, driver="GTiff")
+    with rasterio.open(turned, "r+") as target:
+        target.descriptions = scene.bands
+    view = View.of(as_scene.grid, 2100)
+    known = Given.open(pair | {"scene": turned}, 0, TRUE_COLOUR)
+    alike = np.corrcoef(view.picture(known).ravel(), view.picture(as_scene).ravel())[0, 1]
+    assert alike > 0.8, "another grid, the same ground"
+    for file in ("map.png", "map.html"):
+        visualize(scene=raster, prediction=town / "prediction", footprints=town / "footprints", output=tmp_path / file)
+
+
+def test_a_raster_that_can_not_lie_under_a_map_is_one_sentence(town: Path, tmp_path: Path) -> None:
+    def refused(sentence: str, path: Path) -> None:
+        with pytest.raises(InputError, match=sentence):
+            visualize(scene=path, prediction=town / "prediction", output=tmp_path / "map.png")
+        assert not (tmp_path / "map.png").exists()
+
+    bands = np.full((3, 64, 64), 900, np.uint16)
+    colours = ("B04", "B03", "B02")
+    far = Grid("EPSG:32631", 700_000.0, 4_060_000.0, 64, 64)
+    refused(r"far.tif lies where the map is", write_raster(tmp_path / "far.tif", bands, names=colours, grid=far))
+    refused(r"bare.tif does not say which bands", write_raster(tmp_path / "bare.tif", bands, names=(None,) * 3))
+    other = write_raster(tmp_path / "other.tif", bands, names=("B04", "B08", "B02"))
+    refused(r"other.tif lacks B03; give three of its bands \(B04, B08, B02\)", other)
+    (tmp_path / "page.tif").write_text("<html>")
+    refused(r"page.tif is neither a scene's directory nor a raster", tmp_path / "page.tif")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ def visualize(
     output: Annotated[
         Path, typer.Option(help="File to write: .png (300 dpi), .pdf or .svg, or .html for a map to move about in.")
     ],
-    scene: Annotated[Path | None, typer.Option(help="A scene of `casbah ingest`.")] = None,
+    scene: Annotated[
+        Path | None, typer.Option(help="A scene of `casbah ingest`, or the raster that was mapped.")
+    ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="Labels of `casbah label`: over the scene, or to hold a prediction against.")
     ] = None,

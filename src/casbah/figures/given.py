@@ -15,6 +15,7 @@ from rasterio.windows import Window
 from casbah.bands import band
 from casbah.blocks import place
 from casbah.errors import InputError
+from casbah.figures.backdrop import Raster
 from casbah.figures.charts import BlockOutline
 from casbah.figures.colour import TRUE_COLOUR, stretch_limits, stretched
 from casbah.grid import Grid
@@ -46,9 +47,9 @@ STRIP = 512
 
 @dataclass(frozen=True)
 class Given:
-    """The products that were named; whatever has pixels lies on one grid."""
+    """The products that were named; whatever has pixels lies on one grid, but a raster in the place of a scene."""
 
-    scene: Scene | None = None
+    scene: Scene | Raster | None = None
     labels: LabelSet | None = None
     tiles: TileSet | None = None
     prediction: Prediction | None = None
@@ -63,18 +64,22 @@ class Given:
         """Open what was named; `InputError` where one is no such product, or where they do not fit together."""
         if (tiles := paths.get("tiles")) is not None and holds_folds(tiles):
             raise InputError(f"{tiles} holds one tile set a fold: name one of them, as {tiles / 'fold_0'}")
-        opened: dict[str, Any] = {name: KINDS[name].open(path) for name, path in paths.items()}
+        opened: dict[str, Any] = {
+            name: Raster.open(path) if name == "scene" and path.is_file() else KINDS[name].open(path)
+            for name, path in paths.items()
+        }
         given = cls(**opened, period=period, bands=tuple(bands))
         given._check()
         return given
 
     def _check(self) -> None:
-        whole = [one for one in (self.scene, self.prediction, self.labels) if one is not None]
+        scene = self.scene if isinstance(self.scene, Scene) else None
+        whole = [one for one in (scene, self.prediction, self.labels) if one is not None]
         for other in whole[1:]:
             if other.grid != whole[0].grid:
                 made = {"labels": "casbah label", "prediction": "casbah predict"}[other.schema]
                 again = f"make the {other.schema} for this scene with `{made} --scene {whole[0].path}`"
-                end = again if self.scene is not None else "draw products of one scene together"
+                end = again if scene is not None else "draw products of one scene together"
                 raise InputError(f"{other.path} lies on another grid than {whole[0].path}: {end}")
         if self.scene is not None:
             self._check_bands(self.scene)
@@ -95,7 +100,7 @@ class Given:
                 "name two of the same model"
             )
 
-    def _check_bands(self, scene: Scene) -> None:
+    def _check_bands(self, scene: Scene | Raster) -> None:
         if not 0 <= self.period < scene.periods:
             raise InputError(f"{scene.path} has periods 0 to {scene.periods - 1}, not {self.period}")
         names = [band(name).name for name in self.bands]
@@ -109,7 +114,9 @@ class Given:
     @cached_property
     def grid(self) -> Grid:
         """The ground that a map of these shows."""
-        for one in (self.scene, self.prediction, self.labels):
+        if isinstance(self.scene, Scene):
+            return self.scene.grid
+        for one in (self.prediction, self.labels, None if self.footprints else self.scene):
             if one is not None:
                 return one.grid
         assert self.footprints is not None
@@ -198,8 +205,12 @@ class View:
     def picture(self, given: Given) -> NDArray[np.uint8]:
         """The scene in the bands asked for as (rows, cols, 3), stretched."""
         assert given.scene is not None
-        indexes = [given.scene.bands.index(band(name).name) + 1 for name in given.bands]
-        pixels = self.averaged(given.scene.reflectance_path(given.period), indexes)
+        names = [band(name).name for name in given.bands]
+        if isinstance(given.scene, Raster):
+            pixels = given.scene.on(self.grid, self.shape, given.period, names)
+        else:
+            indexes = [given.scene.bands.index(name) + 1 for name in names]
+            pixels = self.averaged(given.scene.reflectance_path(given.period), indexes)
         return stretched(pixels, stretch_limits(pixels.reshape(3, -1)))
 
     def cover(self, labels: LabelSet) -> NDArray[np.uint8]:

@@ -393,7 +393,8 @@ def _scene_title(given: Given) -> str:
     info = given.scene.info
     names = [band(name).name for name in given.bands]
     shown = "true colour" if names == list(TRUE_COLOUR) else " ".join(names)
-    return f"Sentinel-2 {info.level}, {dates_of([info.periods[given.period]])}, {shown}"
+    when = dates_of(info.periods[given.period :][:1])
+    return ", ".join(part for part in (f"Sentinel-2 {info.level}".strip(), when, shown) if part)
 
 
 def _prediction_title(given: Given) -> str:

@@ -75,11 +75,12 @@ def visualize(
 ) -> Path:
     """Write a figure (`.png`, `.pdf`, `.svg`) or an interactive map (`.html`) of the products that are named.
 
-    What is named decides what is drawn, the figure that shows all of it (`what` asks for another): a scene in true
-    colour (or three other `bands`), labels over it, blocks by split, probability, errors against labels, all four as
-    panels, footprints, calibration, or a comparison of models. Maps carry a scale bar and a north arrow, all figures
-    the attribution, and the word SIMULATED where it is. Raises `InputError` where nothing fits what was named, where
-    grids, models, bands or periods do not fit, or where `output` can't be written; `WorldError` for a full disk.
+    What is named decides what is drawn, the figure that shows all of it (`what` asks for another): a scene (or a raster
+    whose bands have ESA's names, warped to the map's grid) in true colour or three other `bands`, labels over it,
+    blocks by split, probability, errors against labels, all four as panels, footprints, calibration, or a comparison of
+    models. Maps carry a scale bar and a north arrow, all figures the attribution, and the word SIMULATED where it is.
+    Raises `InputError` where nothing fits what was named, where grids, models, bands or periods do not fit, or where
+    `output` can't be written; `WorldError` for a full disk.
     """
     output = Path(output)
     suffix = output.suffix.lower()
