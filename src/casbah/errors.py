@@ -41,3 +41,8 @@ def unwritable(error: OSError) -> type[CasbahError]:
     exist, is a matter of naming another one.
     """
     return WorldError if error.errno in FULL_OR_BROKEN | AT_ITS_LIMITS else InputError
+
+
+def unreachable(error: OSError) -> str:
+    """The sentence for a path that can't be looked at or read; what can't be written has sentences of its own."""
+    return f"{error.filename} can't be read: {error.strerror}; check the path, and who may read it"

@@ -102,8 +102,20 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield site
 
 
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        (503, r"town.tif could not be read after 2 attempts: its server answers 503; .*parts are kept"),
+        (403, r"town.tif could not be read: its server refused it \(403\); check the credentials, .*parts are kept"),
+    ],
+)
 def test_a_raster_at_an_address_is_read_in_place_and_a_server_that_fails_midway_loses_nothing(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    site: Site,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    status: int,
+    sentence: str,
 ) -> None:
     # As in many an image for servers of tiles: with several threads GDAL hands out what it could not read.
     monkeypatch.setenv("GDAL_NUM_THREADS", "2")
@@ -119,11 +131,11 @@ def test_a_raster_at_an_address_is_read_in_place_and_a_server_that_fails_midway_
         def probabilities(self, images: np.ndarray) -> np.ndarray:
             found = super().probabilities(images)
             if self.windows > 7:
-                site.faults["town.tif"] = 503
+                site.faults["town.tif"] = status
             return found
 
     use(monkeypatch, Breaking)
-    with pytest.raises(WorldError, match=r"town.tif could not be read after 2 attempts: .*parts are kept") as error:
+    with pytest.raises(WorldError, match=sentence) as error:
         predict(model, url, tmp_path / "map", values="uint16", patience=QUICK)
     assert "secret" not in str(error.value)
     assert not (tmp_path / "map").exists()

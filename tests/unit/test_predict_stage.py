@@ -14,6 +14,7 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
+from affine import Affine
 from builders import make_scene
 from predictors import BANDS, Lopsided, Surroundings, bundle, pixels, training, use, write_raster
 
@@ -476,6 +477,19 @@ def test_an_option_that_does_not_fit_is_one_sentence(
     with pytest.raises(InputError, match=sentence):
         predict(**{"model": model, "scene": raster, "output": tmp_path / "map"} | options)
     assert not (tmp_path / "map").exists()
+
+
+@pytest.mark.parametrize(
+    ("crs", "west", "north"),
+    [("EPSG:32631", 9e7, 4e7), ("EPSG:32631", 500_000, 1e9), ("EPSG:3035", 4e7, 4e7), ("EPSG:32631", np.nan, 4e6)],
+)
+def test_a_raster_that_lies_nowhere_on_earth_is_one_sentence(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crs: str, west: float, north: float
+) -> None:
+    use(monkeypatch)
+    raster = write_raster(tmp_path / "r.tif", pixels(64, 64), crs=crs, transform=Affine(10, 0, west, 0, -10, north))
+    with pytest.raises(InputError, match=rf"r.tif lies where {crs} has no ground \(its first pixel at "):
+        predict(model, raster, tmp_path / "map")
 
 
 def test_a_damaged_raster_is_named(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

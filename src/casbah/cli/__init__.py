@@ -13,7 +13,7 @@ import typer
 
 from casbah.cli.extras import advice
 from casbah.cli.root import app
-from casbah.errors import CasbahError, InputError
+from casbah.errors import BAD_PATH, CasbahError, InputError, unreachable
 
 MODULES = (
     "demo",
@@ -69,6 +69,13 @@ def main(arguments: list[str] | None = None) -> None:
         if (sentence := advice(command, error)) is None:
             _defect(error)
         typer.echo(f"casbah: {sentence}", err=True)
+        sys.exit(InputError.exit_code)
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        if error.errno not in BAD_PATH or not error.filename:
+            _defect(error)
+        typer.echo(f"casbah: {unreachable(error)}", err=True)
         sys.exit(InputError.exit_code)
     except Exception as error:  # noqa: BLE001 - the last door: a defect is one line unless --debug
         if debug:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from rasterio.errors import RasterioError
 
 from casbah.errors import InputError
 from casbah.figures.charts import reliability
@@ -21,6 +22,7 @@ from casbah.figures.maps import (
 )
 from casbah.figures.page import page
 from casbah.figures.saving import METADATA, encoded, write_whole
+from casbah.patience import complaint
 
 LONGEST = 2100
 """Pixels of the longer side of a map: what 300 dpi show of it. A larger scene is read thinned, so memory is bounded."""
@@ -91,7 +93,13 @@ def visualize(
     paths = {name: Path(path) for name, path in named.items() if path is not None}
     chosen = _check_page(paths, what) if suffix == PAGE else choose(set(paths), what)
     given = Given.open(paths, period, list(TRUE_COLOUR if bands is None else bands))
-    content = page(given).encode() if suffix == PAGE else encoded(draw(chosen, given), suffix.removeprefix("."))
+    try:
+        content = page(given).encode() if suffix == PAGE else encoded(draw(chosen, given), suffix.removeprefix("."))
+    except RasterioError as error:
+        shown = " and ".join(str(path) for path in paths.values())
+        raise InputError(
+            f"a raster of {shown} could not be read ({complaint(error)}): it is cut short or damaged; make it again"
+        ) from None
     write_whole(output, content)
     return output
 

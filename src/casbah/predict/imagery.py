@@ -6,6 +6,7 @@ its size, a map can begin at once, and what was read before a fault is kept as f
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ import rasterio
 import rasterio.warp
 import requests
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import MaskFlags
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from casbah.addresses import authorization, shown
@@ -168,8 +170,10 @@ def _of_raster(text: str, training: Training, patience: Patience) -> Imagery:
         )
     content = _content(text, patience)
     path = opened_by_gdal(text)
-    with faults_named(text, patience), rasterio.Env(**_options(patience)):
-        dataset = _patiently(text, lambda: rasterio.open(path, sharing=False), patience)
+    with faults_named(text, patience, opening=True), rasterio.Env(**_options(patience)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # it is refused below, in a sentence
+            dataset = _patiently(text, lambda: rasterio.open(path, sharing=False), patience)
         with dataset:
             if dataset.transform.is_identity:
                 raise InputError(f"{shown(text)} has no georeference, so its map could not be placed: give it one")
@@ -362,20 +366,34 @@ def _check_metres(crs: Any, grid: Grid, where: str) -> None:
     if not math.isclose(metres, 1.0, rel_tol=1e-6):
         raise InputError(f"{where} is in {grid.crs}, which counts in {unit}; a CRS in metres is wanted, such as UTM")
     larger = _stretch(crs, grid)
+    if larger is None:
+        raise InputError(
+            f"{where} lies where {grid.crs} has no ground (its first pixel at {grid.west:g}, {grid.north:g} m): give "
+            "it the georeference that it was made with"
+        )
     if not abs(larger - 1) <= STRETCHED:
         raise InputError(
-            f"{where} is in {grid.crs}, where {grid.resolution:g} m are {grid.resolution / larger:.2g} m on this "
+            f"{where} is in {grid.crs}, where {grid.resolution:g} m are {grid.resolution / larger:.3g} m on this "
             "ground; a CRS that keeps lengths is wanted, such as UTM"
         )
 
 
-def _stretch(crs: Any, grid: Grid) -> float:
-    """Metres of a CRS in a metre of UTM, which keeps lengths, amid a grid: the root of the ratio of areas."""
+def _stretch(crs: Any, grid: Grid) -> float | None:
+    """Metres of a CRS in a metre of UTM, which keeps lengths, amid a grid: the root of the ratio of areas. None where
+    the CRS is not made for that place: its metres lead to no degrees that lead back to them."""
     west, south, east, north = grid.bounds
     x, y, step = (west + east) / 2, (south + north) / 2, 100.0
     corners = [x, x + step, x], [y, y, y + step]
-    (longitude, *_), (latitude, *_) = rasterio.warp.transform(crs, "EPSG:4326", *corners)
-    (x0, x1, x2), (y0, y1, y2) = rasterio.warp.transform(crs, utm_crs(longitude, latitude), *corners)
+    if not np.isfinite(corners).all():
+        return None
+    try:
+        lonlat = rasterio.warp.transform(crs, "EPSG:4326", *corners)
+        back = rasterio.warp.transform("EPSG:4326", crs, *lonlat)
+        if not np.isfinite(lonlat).all() or not np.allclose(back, corners, rtol=0, atol=step):
+            return None
+        (x0, x1, x2), (y0, y1, y2) = rasterio.warp.transform(crs, utm_crs(lonlat[0][0], lonlat[1][0]), *corners)
+    except CPLE_BaseError:
+        return None
     return step / math.sqrt(abs((x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)))
 
 
@@ -468,7 +486,7 @@ def _patiently(place: str, act: Callable[[], Result], patience: Patience) -> Res
         try:
             return act()
         except RasterioError as error:
-            if gdal_status(error) in REFUSED or NO_RASTER in str(error):
+            if gdal_status(error) in REFUSED:
                 raise _fault(place, error, patience) from None
             raise
 
@@ -527,25 +545,49 @@ def reading(imagery: Imagery, patience: Patience) -> Iterator[Pixels]:
 
 
 @contextmanager
-def faults_named(place: str, patience: Patience) -> Iterator[None]:
+def faults_named(place: str, patience: Patience, *, opening: bool = False) -> Iterator[None]:
     """Say what GDAL complains of in one sentence, and whose fault that is."""
     try:
         yield
     except RasterioError as error:
-        raise _fault(place, error, patience) from error
+        raise _fault(place, error, patience, opening=opening) from error
 
 
-def _fault(place: str, error: Exception, patience: Patience) -> CasbahError:
-    if not place.startswith(REMOTE) or NO_RASTER in str(error):
-        return InputError(
-            f"{shown(place)} could not be read: {complaint(error).rstrip('.')}; it is no raster, cut short or damaged: "
-            "make or fetch it again"
-        )
-    if gdal_status(error) in REFUSED:
+def _fault(place: str, error: Exception, patience: Patience, *, opening: bool = False) -> CasbahError:
+    if not place.startswith(REMOTE):
+        return _damaged(place, error)
+    status = gdal_status(error) or _status(place, patience)
+    if status in REFUSED:
         return WorldError(
-            f"{shown(place)} could not be read: its server refused it ({gdal_status(error)}); check the credentials"
+            f"{shown(place)} could not be read: its server refused it ({status}); check the credentials, or have a new "
+            "address signed; finished parts are kept"
         )
+    if opening and NO_RASTER in str(error) and status in (requests.codes.ok, requests.codes.partial_content):
+        return _damaged(place, error)
+    # What GDAL says of a file that its server does not give is that it is none.
+    refused = status is not None and status >= requests.codes.bad_request
+    reason = f"its server answers {status}" if refused else complaint(error)
     return WorldError(
-        f"{shown(place)} could not be read after {patience.attempts} attempts: {complaint(error)}; run the same "
-        "command again, finished parts are kept"
+        f"{shown(place)} could not be read after {patience.attempts} attempts: {reason}; run the same command again, "
+        "finished parts are kept"
     )
+
+
+def _damaged(place: str, error: Exception) -> InputError:
+    return InputError(
+        f"{shown(place)} could not be read: {complaint(error).rstrip('.')}; it is no raster, cut short or damaged: "
+        "make or fetch it again"
+    )
+
+
+def _status(place: str, patience: Patience) -> int | None:
+    """What a web server answers now, asked once for a few bytes: GDAL does not say of a read that broke off, and calls
+    no raster what it got no byte of."""
+    if not place.startswith(("http://", "https://")):
+        return None
+    asked = {**authorization(place), "Range": "bytes=0-15"}
+    try:
+        with requests.get(place, headers=asked, timeout=(patience.connect, patience.read), stream=True) as answer:
+            return answer.status_code
+    except requests.RequestException:
+        return None

@@ -236,15 +236,28 @@ def _read(part: type[Part], path: Path, wanted: str) -> Part:
 
 
 def check_target(path: Path, schema: str) -> None:
-    """`InputError` unless a product of this kind may be written at `path`: nothing is there, or an older one."""
+    """`InputError` unless a product of this kind may be written at `path`: nothing is there, or an older one.
+
+    A finished product is moved to its place whole, so that can't be where the process works, nor a link.
+    """
     try:
-        path.stat()
+        linked, here = path.is_symlink(), path.resolve() == Path.cwd()
+        if not linked:
+            path.stat()
     except FileNotFoundError:
         return
     except OSError as error:
         raise InputError(
             f"the output {path} can't be made there: {error.strerror}; name a directory that can be written"
         ) from None
+    if linked:
+        raise InputError(
+            f"the output {path} is a link to {path.resolve()}: name the directory itself, which is replaced as a whole"
+        )
+    if here:
+        raise InputError(
+            f"the output {path} is the directory that you are in, which can't be replaced as a whole: name one in it"
+        )
     if path.is_dir() and not any(path.iterdir()):
         return
     if path.is_dir() and (path / MANIFEST).is_file():

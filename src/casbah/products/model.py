@@ -96,7 +96,13 @@ class ModelBundle(Product):
 
     @cached_property
     def training(self) -> Training:
-        return Training.model_validate(json.loads((self.path / "training.json").read_text(encoding="utf-8")))
+        """`InputError` where the file describes no training."""
+        file = self.path / "training.json"
+        try:
+            return Training.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        except ValueError as error:  # of JSON, of UTF-8 and of pydantic
+            first = str(error).splitlines()[0]
+            raise InputError(f"{file} describes no training ({first}): make or fetch the model again") from None
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
