@@ -381,7 +381,7 @@ HERE = Grid("EPSG:32631", 500_000.0, 4_060_000.0, 64, 64)
         ),
         (
             {"crs": "EPSG:3857", "transform": rasterio.Affine(10, 0, 340_000, 0, -10, 4_400_000)},
-            r"in EPSG:3857, where 10 m are 8 m on this ground; a CRS that keeps lengths is wanted, such as UTM",
+            r"in EPSG:3857, where 10 m are 8.01 m on this ground; a CRS that keeps lengths is wanted, such as UTM",
         ),
         ({"transform": rasterio.Affine(10, 3, 500_000, 3, -10, 4e6)}, r"its pixels are not square and north-up"),
         ({"transform": rasterio.Affine(20, 0, 500_000, 0, -20, 4e6)}, r"has pixels of 20 m and .* trained on 10 m"),
