@@ -220,6 +220,10 @@ def test_errors_are_pale_and_outlined_in_blocks_that_the_model_has_seen(town: Pa
     assert np.array_equal(veil > 0, inside)
     key = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert key == ["found", "missed", "false alarm", "pale: learned from", "pale: tuned on"]
+    beside = draw("error", given(town, "prediction", "labels", "tiles")).axes[0]
+    assert not [patch for patch in beside.patches if isinstance(patch, Rectangle) and patch.get_linewidth() < 1]
+    key = [text.get_text() for text in beside.get_legend().get_texts()]
+    assert key[3:4] == ["pale: model has seen"], "no colour stands in it that is not drawn"
 
 
 def test_a_model_that_saw_nothing_here_has_no_pale_errors(tmp_path: Path) -> None:
