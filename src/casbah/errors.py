@@ -31,7 +31,7 @@ BAD_PATH = {
     getattr(errno, name)
     for name in ("EACCES", "EEXIST", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENOENT", "ENOTDIR", "EPERM", "EROFS")
 }
-"""Faults that lie in what was given as the output, not in the disk."""
+"""Faults that lie in the path that was given, not in the disk."""
 
 
 def unwritable(error: OSError) -> type[CasbahError]:

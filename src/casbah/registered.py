@@ -25,10 +25,11 @@ def opened(model: str | Path, tracking_uri: str | None = None) -> Iterator[tuple
     `tracking_uri` or `MLFLOW_TRACKING_URI` names. `InputError` for an address of another kind, for a name, alias or
     version that is not there, and for what is no bundle; `WorldError` where MLflow or its store fails.
     """
-    if re.match(r"(?!models:)[A-Za-z][A-Za-z0-9+.-]+:/", str(model)):
+    address = re.fullmatch(r"(?!models:)([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(model))
+    if address is not None:  # of which a Path has lost a slash
         raise InputError(
-            f"the model {shown(str(model))} is at an address; a bundle's directory, models:/NAME@ALIAS or "
-            "models:/NAME/3 is wanted: copy it here first"
+            f"the model {shown(f'{address[1]}://{address[2]}')} is at an address; a bundle's directory, "
+            "models:/NAME@ALIAS or models:/NAME/3 is wanted: copy it here first"
         )
     if not str(model).startswith(SCHEME):
         yield ModelBundle.open(model), None

@@ -29,12 +29,26 @@ def test_a_name_that_is_too_long_and_a_directory_in_the_place_of_a_file_are_bad_
     code, sentence = said(capsys, "predict", "--model", model, "--scene", long, "--output", tmp_path / "map")
     assert code == 2
     assert sentence == f"casbah: {long} can't be read: File name too long; check the path, and who may read it\n"
-    (model / "training.json").unlink()
-    (model / "training.json").mkdir()
+    (model / "manifest.json").unlink()
+    (model / "manifest.json").mkdir()
     code, sentence = said(capsys, "predict", "--model", model, "--scene", model, "--output", tmp_path / "map")
     assert code == 2
-    assert "defect" not in sentence
+    assert f"{model / 'manifest.json'} can't be read: Is a directory" in sentence
     assert not (tmp_path / "map").exists()
+
+
+def test_a_path_that_nobody_named_stays_a_defect(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(path: Path) -> str:
+        raise FileNotFoundError(2, "No such file or directory", "/opt/casbah/lib/its-own.json")
+
+    monkeypatch.setattr("casbah.predict.imagery.sha256_of", lost)
+    (tmp_path / "r.tif").write_bytes(b"II*\0")
+    model = bundle(tmp_path / "model").path
+    words = ("predict", "--model", model, "--scene", tmp_path / "r.tif", "--output", tmp_path / "map")
+    code, sentence = said(capsys, *words)
+    assert (code, "a defect in Casbah (FileNotFoundError" in sentence) == (1, True)
 
 
 def test_what_may_not_be_read_is_bad_input(
@@ -67,8 +81,10 @@ def test_a_scene_that_was_cut_short_can_not_be_drawn_and_that_is_said(tmp_path: 
     file = scene.reflectance_path(0)
     file.write_bytes(file.read_bytes()[:-3000])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("casbah.products.manifest.Product._check_file", lambda *_: None, raising=False)
-        with pytest.raises(InputError, match=r"scene"):
+        patch.setattr("casbah.products.manifest._check_file", lambda *_: None)
+        with pytest.raises(
+            InputError, match=r"a raster of .*scene could not be read \(.*\): it is cut short or damaged"
+        ):
             visualize(scene=scene.path, output=tmp_path / "scene.png")
     assert not (tmp_path / "scene.png").exists()
 
@@ -91,14 +107,23 @@ def test_an_output_that_can_not_be_moved_to_its_place_is_refused_before_anything
     here.mkdir()
     (tmp_path / "link").symlink_to(here)
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
     monkeypatch.chdir(here)
     cases = [
         (Path(), r"the output \. is the directory that you are in"),
         (Path("../here"), r"the output \.\./here is the directory that you are in"),
-        (tmp_path / "link", rf"link is a link to {here}: name the directory itself"),
-        (tmp_path / "dangling", r"dangling is a link to .*nowhere: name the directory itself"),
+        (tmp_path / "link", rf"link is a link to {here}: name a directory itself"),
+        (tmp_path / "dangling", r"dangling is a link to .*nowhere: name a directory itself"),
+        (tmp_path / "circle", r"circle is a link to .*circle: name a directory itself"),
     ]
     for output, sentence in cases:
         with pytest.raises(InputError, match=sentence):
             make_scene(output, SMALL)
+    lost = tmp_path / "lost"
+    lost.mkdir()
+    monkeypatch.chdir(lost)
+    lost.rmdir()
+    (here / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="already holds something else"):
+        make_scene(here, SMALL)
     assert not np.any([path.name.startswith(".") for path in tmp_path.iterdir()])

@@ -26,6 +26,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 from casbah.cli import main
 from casbah.errors import InputError
+from casbah.figures.backdrop import Raster
 from casbah.figures.charts import nice_length
 from casbah.figures.colour import FALSE_ALARM, FOUND, MISSED, OUTLINE, SPLITS, TRUE_COLOUR, TRUTH
 from casbah.figures.given import Given, View, lattice_outlines
@@ -90,6 +91,11 @@ def test_a_raster_that_was_mapped_lies_under_its_map_as_a_scene_does(town: Path,
         apart = view.picture(as_raster).astype(int) - view.picture(as_scene)
         assert np.abs(apart).mean() < (0.01 if longest == 2100 else 4), "overviews are means of means"
     assert "A survey of the town" in as_raster.attribution
+    half = tmp_path / "half.tif"  # without a nodata tag, as `casbah predict` takes it
+    bands = np.full((3, 256, 256), 1000, np.uint16)
+    bands[:, :, 127:] = 0
+    write_raster(half, bands, names=TRUE_COLOUR, grid=as_scene.grid, nodata=None)
+    assert set(np.unique(Raster.open(half).on(as_scene.grid, (128, 128), 0, TRUE_COLOUR))) == {0, 1000}
     turned = tmp_path / "turned.tif"
     with rasterio.open(raster) as source, WarpedVRT(source, crs="EPSG:4326", nodata=0) as degrees:
         rasterio.shutil.copy(degrees, turned, driver="GTiff")

@@ -7,6 +7,7 @@ Each module here adds its commands to `casbah.cli.root.app` and imports its stag
 import sys
 import traceback
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -73,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         if debug:
             traceback.print_exc()
-        if error.errno not in BAD_PATH or not error.filename:
+        if error.errno not in BAD_PATH or not _was_given(error.filename, given):
             _defect(error)
         typer.echo(f"casbah: {unreachable(error)}", err=True)
         sys.exit(InputError.exit_code)
@@ -81,6 +82,17 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             traceback.print_exc()
         _defect(error)
+
+
+def _was_given(filename: object, words: list[str]) -> bool:
+    """Whether a file is one that the command line names, or lies in such a directory."""
+    if not isinstance(filename, str):
+        return False
+    file = Path.cwd() / filename
+    named = [
+        Path.cwd() / (word.partition("=")[2] or word) for word in words if not word.startswith("--") or "=" in word
+    ]
+    return any(file.is_relative_to(path) for path in named)
 
 
 def _defect(error: Exception) -> NoReturn:

@@ -14,10 +14,11 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 
-from casbah.bands import LEVELS, NODATA, band
+from casbah.bands import NODATA
 from casbah.errors import InputError
 from casbah.grid import Grid
 from casbah.products.scene import Period
+from casbah.raster_tags import band_name, lower_case, told_level, told_simulated, whole_periods
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,19 @@ class Raster:
             with rasterio.open(path) as dataset:
                 if dataset.crs is None:
                     raise InputError(f"{path} has no georeference, so it can't be laid under a map: give it one")
-                named = [_name(text or "") for text in dataset.descriptions]
-                tags = {key.lower(): value for key, value in dataset.tags().items()}
+                named = [band_name(text or "") for text in dataset.descriptions]
+                tags = lower_case(dataset.tags())
         except RasterioError:
             raise InputError(f"{path} is neither a scene's directory nor a raster: name one of them") from None
-        own = tuple(dict.fromkeys(named))
-        if not all(named) or list(own) * (len(named) // len(own)) != named:
+        whole = whole_periods(named)
+        if not all(named) or whole is None:
             raise InputError(
-                f"{path} does not say which bands it holds: describe each by ESA's name (B02, B03, …), period after "
-                "period"
+                f"{path} does not say which bands it holds: describe each by ESA's name (B02, B03, …), the same bands "
+                "in the same order for each period"
             )
-        level = next((level for level in LEVELS if level in tags.get("level", "").upper()), "")
-        simulated = tags.get("simulated", "").lower() in ("true", "yes", "1")
-        return cls(path, own, len(named) // len(own), Facts(tags.get("attribution", ""), simulated, level))
+        own, periods = whole
+        facts = Facts(tags.get("attribution", ""), told_simulated(tags), told_level(tags) or "")
+        return cls(path, tuple(own), periods, facts)
 
     @cached_property
     def grid(self) -> Grid:
@@ -77,17 +78,11 @@ class Raster:
             rasterio.open(self.path) as dataset,
             WarpedVRT(
                 dataset, crs=grid.crs, transform=grid.transform @ step, height=shape[0], width=shape[1],
-                nodata=NODATA, resampling=Resampling.average,
+                src_nodata=NODATA if dataset.nodata is None else dataset.nodata, nodata=NODATA,
+                resampling=Resampling.average,
             ) as warped,
         ):  # fmt: skip
             found: NDArray[Any] = warped.read(indexes)
         if not np.any(found != NODATA):
             raise InputError(f"nothing of {self.path} lies where the map is: name a raster of the same ground")
         return found
-
-
-def _name(text: str) -> str:
-    try:
-        return band(text).name
-    except InputError:
-        return text

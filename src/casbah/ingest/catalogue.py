@@ -88,9 +88,11 @@ def find(
     level: str | None,
     patience: Patience,
     exclude: Collection[str] = (),
+    most: int = MOST_ITEMS,
 ) -> Found:
     """Every item that overlaps the area, from `start` to `end` (both inclusive), whatever its cloud cover.
 
+    An API that has `most` of them or more is refused.
     Items whose id is in `exclude` are left out before anything is asked of them. Raises `InputError` where there is no
     catalogue or no such collection, `WorldError` where it does not answer.
     """
@@ -98,7 +100,7 @@ def find(
     io = CatalogueIO(patience)
     try:
         root = io.read_json(stac)
-        read = _search(stac, io, area, start, end, collection, level) if _is_api(root) else None
+        read = _search(stac, io, area, start, end, collection, level, most) if _is_api(root) else None
         items, about, everywhen = read or _walk(stac, root, io, collection)
         return _found(_without(items, exclude), about, area, start, end, everywhen)
     except CasbahError:
@@ -181,7 +183,14 @@ Read = tuple[list[Item], list[dict[str, Any]], bool]
 
 
 def _search(
-    stac: str, io: CatalogueIO, area: Area, start: date, end: date, collection: str | None, level: str | None
+    stac: str,
+    io: CatalogueIO,
+    area: Area,
+    start: date,
+    end: date,
+    collection: str | None,
+    level: str | None,
+    most: int,
 ) -> Read:
     # Without it, opening would take the timeout off `io` again.
     client = Client.open(stac, stac_io=io, timeout=io.timeout)
@@ -189,11 +198,11 @@ def _search(
     shape = area.lonlat if shapely.get_num_coordinates(area.lonlat) < 500 else shapely.convex_hull(area.lonlat)
     when = f"{start.isoformat()}T00:00:00Z/{end.isoformat()}T23:59:59Z"
     search = client.search(
-        collections=[chosen], intersects=as_geojson(shape), datetime=when, limit=PAGE, max_items=MOST_ITEMS
+        collections=[chosen], intersects=as_geojson(shape), datetime=when, limit=PAGE, max_items=most
     )
     items = [_absolute(item, _self_href(item) or stac) for item in search.items_as_dicts()]
-    if len(items) >= MOST_ITEMS:
-        raise InputError(f"{shown(stac)} holds more than {MOST_ITEMS} items from {start} to {end}; narrow the dates")
+    if len(items) >= most:
+        raise InputError(f"{shown(stac)} holds more than {most} items from {start} to {end}; narrow the dates")
     if not items:
         around = f"{(start - AROUND).isoformat()}T00:00:00Z/{(end + AROUND).isoformat()}T23:59:59Z"
         search = client.search(

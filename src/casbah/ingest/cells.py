@@ -16,7 +16,7 @@ from casbah.blocks import named, place
 from casbah.errors import InputError
 from casbah.grid import RESOLUTION, Grid
 from casbah.ingest.area import Area
-from casbah.ingest.catalogue import find
+from casbah.ingest.catalogue import MOST_ITEMS, find
 from casbah.ingest.choose import parse_dates
 from casbah.patience import Patience
 from casbah.progress import say
@@ -119,7 +119,9 @@ def with_imagery(
     if len(names) < 2:
         return names
     span = parse_dates(start, end)
-    found = find(stac, area, span.start, span.end, collection=None, level=None, patience=patience or Patience())
+    patience = patience or Patience()
+    most = MOST_ITEMS * len(names)  # as many for each cell as one that is read alone may have
+    found = find(stac, area, span.start, span.end, collection=None, level=None, patience=patience, most=most)
     seen = shapely.union_all([shapely.make_valid(shapely.geometry.shape(item["geometry"])) for item in found.items])
     shapely.prepare(seen)
     kept = [name for name in names if shapely.intersects(seen, part(area, name).lonlat)]

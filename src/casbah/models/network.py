@@ -339,6 +339,10 @@ def load(bundle: ModelBundle) -> NetworkPredictor:
             f"the weights in {bundle.path} do not fit the network that its config.yaml describes: train it again"
         ) from None
     options = test_options(task)
-    if bundle.training.rounding is None:
-        options["mixed_precision"] = False  # by how much it would move a probability nobody has measured
+    if options["mixed_precision"] and bundle.training.rounding is None:
+        options["mixed_precision"] = False
+        say(
+            f"{bundle.path} does not say how far bfloat16 moves its probabilities, so the model predicts in float32; "
+            "train it again to have that measured"
+        )
     return NetworkPredictor(bundle.training, model, data["layout"], **options)

@@ -27,7 +27,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from casbah.addresses import authorization, shown
-from casbah.bands import BOA_OFFSET, LEVELS, NODATA, band
+from casbah.bands import BOA_OFFSET, NODATA
 from casbah.darkness import CHECKED_BANDS, dark_percentiles, read_pixels
 from casbah.errors import CasbahError, InputError, WorldError
 from casbah.grid import Grid, utm_crs
@@ -38,6 +38,7 @@ from casbah.products.manifest import sha256_of
 from casbah.products.model import Training
 from casbah.products.scene import Period, Scene
 from casbah.progress import say
+from casbah.raster_tags import band_name, lower_case, told_level, told_simulated, whole_periods
 from casbah.storage import Location, Store
 
 STRETCHED = 0.02
@@ -51,9 +52,6 @@ SAMPLES, SAMPLE_SIDE = 4, 96
 
 NO_RASTER = "not recognized as being in a supported file format"
 """What GDAL says of a file that is something else, such as the page of a portal."""
-
-LEVEL_TAGS = ("level", "processing_level", "processing:level")
-"""Tags of a raster, in lower case, that may say its level."""
 
 APPLIED = "boa_offset_applied"
 """Tag of a raster whose pixels are said to be free of the offset, though they do not look it."""
@@ -180,7 +178,7 @@ def _of_raster(text: str, training: Training, patience: Patience) -> Imagery:
             grid = Grid.of(dataset)
             _check_metres(dataset.crs, grid, shown(text))
             bands = _bands(dataset, shown(text), training)
-            tags = {key.lower(): value for key, value in dataset.tags().items()}
+            tags = lower_case(dataset.tags())
             level = _level(tags, shown(text), training)
             _check_fit(shown(text), training, level, training.periods, grid.resolution)
             _check_type(dataset)
@@ -206,7 +204,7 @@ def _of_raster(text: str, training: Training, patience: Patience) -> Imagery:
         periods=(),
         grid=grid,
         attribution=(attribution,) if attribution else (),
-        simulated=tags.get("simulated", "").lower() in ("true", "yes", "1"),
+        simulated=told_simulated(tags),
         sources=(),
         files=tuple((path, numbers) for numbers in bands),
         datetime=content.changed,
@@ -236,7 +234,7 @@ class Content:
 
 
 def _content(text: str, patience: Patience) -> Content:
-    if text.startswith("s3://") and Store.configured():
+    if _in_store(text):
         found = Store.from_environment().version(Location.parse(text))
         identity = f"{_of_whole_address(text)} etag {found['etag']} of {found['size']} bytes"
         return Content(identity, True, found["modified"] or None)
@@ -246,6 +244,10 @@ def _content(text: str, patience: Patience) -> Content:
         return Content(_of_whole_address(text), False)
     changed = datetime.fromtimestamp(Path(text).stat().st_mtime, UTC).isoformat(timespec="seconds")
     return Content(sha256_of(Path(text)), True, changed, sha256=True)
+
+
+def _in_store(text: str) -> bool:
+    return text.startswith("s3://") and Store.configured()
 
 
 def _of_whole_address(text: str) -> str:
@@ -322,14 +324,13 @@ def _bands(dataset: Any, where: str, training: Training) -> tuple[tuple[int, ...
             f"{where} does not say which bands it holds: describe each of its {len(named)} bands by ESA's name "
             f"({wanted} are wanted, period after period)"
         )
-    names = [_name(text) for text in named]
-    own = list(dict.fromkeys(names))
-    periods, rest = divmod(len(names), len(own))
-    if rest or names != own * periods:
+    whole = whole_periods([band_name(text) for text in named])
+    if whole is None:
         raise InputError(
             f"{where} holds the bands {', '.join(named)}, which are no whole periods one after the other: the same "
             "bands in the same order are wanted for each"
         )
+    own, periods = whole
     lacking = [name for name in training.bands if name not in own]
     if lacking:
         raise InputError(
@@ -344,18 +345,9 @@ def _bands(dataset: Any, where: str, training: Training) -> tuple[tuple[int, ...
     return tuple(tuple(t * len(own) + own.index(name) + 1 for name in training.bands) for t in range(periods))
 
 
-def _name(text: str) -> str:
-    """ESA's name of a band in any spelling; what is no band of Sentinel-2 stays, so that it may stand between them."""
-    try:
-        return band(text).name
-    except InputError:
-        return text
-
-
 def _level(tags: dict[str, str], where: str, training: Training) -> str:
-    for name in LEVEL_TAGS:
-        if said := tags.get(name):
-            return next((level for level in LEVELS if level in said.upper()), said)
+    if (told := told_level(tags)) is not None:
+        return told
     say(f"{where} does not say its level (a tag LEVEL would); it is taken for {training.level}, as the model wants it")
     return training.level
 
@@ -562,7 +554,9 @@ def _fault(place: str, error: Exception, patience: Patience, *, opening: bool = 
             f"{shown(place)} could not be read: its server refused it ({status}); check the credentials, or have a new "
             "address signed; finished parts are kept"
         )
-    if opening and NO_RASTER in str(error) and status in (requests.codes.ok, requests.codes.partial_content):
+    # The store has said of an object of its that it is there.
+    given = status in (requests.codes.ok, requests.codes.partial_content) or _in_store(place)
+    if opening and NO_RASTER in str(error) and given:
         return _damaged(place, error)
     # What GDAL says of a file that its server does not give is that it is none.
     refused = status is not None and status >= requests.codes.bad_request

@@ -95,16 +95,17 @@ def _check_alike(first: Prediction, other: Prediction) -> None:
                 f"{theirs}); predict them alike"
             )
     a, b = first.grid, other.grid
-    alike = (a.crs, a.resolution) == (b.crs, b.resolution)
-    if not alike or not _on_lattice(a, b):
-        size = a.resolution
-        apart = (
-            f"{(b.west - a.west) % size:g} m east and {(b.north - a.north) % size:g} m north of pixels of {size:g} m"
-        )
-        found = apart if alike else f"{a.crs}, {size:g} m and {b.crs}, {b.resolution:g} m"
+    if (a.crs, a.resolution) != (b.crs, b.resolution):
         raise InputError(
-            f"the pixels of {first.path} and {other.path} do not lie on one another ({found}): predict scenes of one "
-            "UTM zone, as `casbah ingest` makes them"
+            f"the pixels of {first.path} and {other.path} do not lie on one another ({a.crs}, {a.resolution:g} m and "
+            f"{b.crs}, {b.resolution:g} m): predict scenes of one UTM zone, as `casbah ingest` makes them"
+        )
+    if not _on_lattice(a, b):
+        east, north = (b.west - a.west, b.north - a.north)
+        off = [metres - round(metres / a.resolution) * a.resolution for metres in (east, north)]
+        raise InputError(
+            f"the pixels of {first.path} and {other.path} do not lie on one another (off by {off[0]:g} m east and "
+            f"{off[1]:g} m north): cut both scenes from one lattice, as `casbah ingest` does, or resample one"
         )
     if len(first.info.periods) != len(other.info.periods):
         raise InputError(

@@ -241,20 +241,19 @@ def check_target(path: Path, schema: str) -> None:
     A finished product is moved to its place whole, so that can't be where the process works, nor a link.
     """
     try:
-        linked, here = path.is_symlink(), path.resolve() == Path.cwd()
-        if not linked:
-            path.stat()
+        if path.is_symlink():
+            raise InputError(
+                f"the output {path} is a link to {path.readlink()}: name a directory itself, which is replaced as a "
+                "whole"
+            )
+        path.stat()
     except FileNotFoundError:
         return
     except OSError as error:
         raise InputError(
             f"the output {path} can't be made there: {error.strerror}; name a directory that can be written"
         ) from None
-    if linked:
-        raise InputError(
-            f"the output {path} is a link to {path.resolve()}: name the directory itself, which is replaced as a whole"
-        )
-    if here:
+    if path.samefile("."):
         raise InputError(
             f"the output {path} is the directory that you are in, which can't be replaced as a whole: name one in it"
         )

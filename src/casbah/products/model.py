@@ -68,7 +68,8 @@ class Training(BaseModel):
     """Of a network's products of matrices: `float32`, `bfloat16`, or what its trainer was told."""
     rounding: float | None = None
     """Of a network that may compute in bfloat16: by how much that moved the probability of a pixel of its validation
-    tiles at the most; it then predicts in float32 if that is more than 0.01 (`casbah.models.network.AGREES`)."""
+    tiles at the most; it predicts in float32 if that is more than 0.01 (`casbah.models.network.AGREES`), or None:
+    never measured."""
     tiles_per_second: float | None = None
     """Training tiles that a network learned from in a second, time for validation counted in."""
     refit: str | None = None
