@@ -38,6 +38,7 @@ def scored(shared: Path, place: Path, start: str, periods: int) -> tuple[float, 
     return metrics.building.iou.value or 0.0, metrics.baselines["built-up index"].iou.value or 0.0
 
 
+@pytest.mark.long
 @pytest.mark.real
 def test_trees_beat_the_built_up_index_and_two_dates_beat_one(shared: Path, tmp_path: Path) -> None:
     one, index = scored(shared, tmp_path / "one", "2018-02-11", 1)
