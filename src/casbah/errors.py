@@ -44,5 +44,5 @@ def unwritable(error: OSError) -> type[CasbahError]:
 
 
 def unreachable(error: OSError) -> str:
-    """The sentence for a path that can't be looked at or read; what can't be written has sentences of its own."""
-    return f"{error.filename} can't be read: {error.strerror}; check the path, and who may read it"
+    """The sentence for a path that a person gave and no stage has a sentence of its own for."""
+    return f"{error.filename} can't be reached: {error.strerror}; check the path, and who may read and write there"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,10 @@ import pytest
 from catalogues import TILE, Site, make_catalogue, make_item, serve, wait_until, write_area
 
 from casbah.errors import InputError, WorldError
-from casbah.ingest import Patience, ingest
+from casbah.grid import Grid
+from casbah.ingest import Patience, cells, ingest
+from casbah.ingest.area import read_area
+from casbah.ingest.catalogue import find
 from casbah.products.scene import Scene
 
 if TYPE_CHECKING:
@@ -201,6 +205,20 @@ def test_an_api_without_an_item_says_how_far_it_was_asked_and_of_the_sea(
     site.answers["/api/search"]["features"] = []
     with pytest.raises(InputError, match=r"from 2023-06-01 to 2023-06-30, nor within 180 days of it; .*the open sea"):
         run(site, folder, tmp_path / "scene", "/api")
+
+
+def test_an_api_is_asked_for_as_many_items_as_all_cells_of_an_area_may_have(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    landing(site)  # of two items
+    area = read_area(write_area(tmp_path / "area.geojson", Grid(TILE.crs, TILE.west, TILE.north, 120, 500)))
+    names = cells.plan(area, block=1000, side=4000)
+    stac, first, last = f"{site.url}/api", date(2023, 6, 1), date(2023, 6, 30)
+    with pytest.raises(InputError, match="holds more than 2 items"):
+        find(stac, area, first, last, collection=None, level=None, patience=SHORT, most=2)
+    monkeypatch.setattr(cells, "MOST_ITEMS", 2)
+    kept = cells.with_imagery(area, names, start=first.isoformat(), end=last.isoformat(), stac=stac, patience=SHORT)
+    assert 0 < len(kept) < len(names)
 
 
 def test_an_api_of_unknown_collections_lists_them(site: Site, folder: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from builders import make_scene
 from predictors import bundle
@@ -11,6 +10,7 @@ from casbah.cli import main
 from casbah.errors import InputError
 from casbah.figures.visualize import visualize
 from casbah.grid import Grid
+from casbah.predict import predict
 
 SMALL = Grid("EPSG:32631", 500_000.0, 4_060_000.0, 64, 64)
 
@@ -28,12 +28,15 @@ def test_a_name_that_is_too_long_and_a_directory_in_the_place_of_a_file_are_bad_
     long = tmp_path / ("x" * 300)
     code, sentence = said(capsys, "predict", "--model", model, "--scene", long, "--output", tmp_path / "map")
     assert code == 2
-    assert sentence == f"casbah: {long} can't be read: File name too long; check the path, and who may read it\n"
+    assert (
+        sentence
+        == f"casbah: {long} can't be reached: File name too long; check the path, and who may read and write there\n"
+    )
     (model / "manifest.json").unlink()
     (model / "manifest.json").mkdir()
     code, sentence = said(capsys, "predict", "--model", model, "--scene", model, "--output", tmp_path / "map")
     assert code == 2
-    assert f"{model / 'manifest.json'} can't be read: Is a directory" in sentence
+    assert f"{model / 'manifest.json'} can't be reached: Is a directory" in sentence
     assert not (tmp_path / "map").exists()
 
 
@@ -64,7 +67,7 @@ def test_what_may_not_be_read_is_bad_input(
 
     monkeypatch.setattr("casbah.predict.imagery.sha256_of", refused)
     code, sentence = said(capsys, "predict", "--model", model, "--scene", raster, "--output", tmp_path / "map")
-    assert (code, "can't be read: Permission denied; check the path, and who may read it" in sentence) == (2, True)
+    assert (code, "can't be reached: Permission denied; check the path, and who" in sentence) == (2, True)
 
 
 def test_a_bundle_whose_description_is_none_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,6 +101,8 @@ def test_an_address_of_a_model_in_a_store_is_named_as_it_was_given(
     assert sentence.startswith(
         "casbah: the model s3://place/model is at an address; a bundle's directory, models:/NAME"
     )
+    with pytest.raises(InputError, match=r"^the model s3://place/model is at an address"):
+        predict(Path("s3://user:secret@place/model"), tmp_path, tmp_path / "map")
 
 
 def test_an_output_that_can_not_be_moved_to_its_place_is_refused_before_anything_is_made(
@@ -126,4 +131,4 @@ def test_an_output_that_can_not_be_moved_to_its_place_is_refused_before_anything
     (here / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="already holds something else"):
         make_scene(here, SMALL)
-    assert not np.any([path.name.startswith(".") for path in tmp_path.iterdir()])
+    assert not any(path.name.startswith(".") for path in tmp_path.iterdir()), "no workplace was left"

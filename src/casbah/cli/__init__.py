@@ -89,10 +89,8 @@ def _was_given(filename: object, words: list[str]) -> bool:
     if not isinstance(filename, str):
         return False
     file = Path.cwd() / filename
-    named = [
-        Path.cwd() / (word.partition("=")[2] or word) for word in words if not word.startswith("--") or "=" in word
-    ]
-    return any(file.is_relative_to(path) for path in named)
+    named = {part for word in words for part in (word, word.partition("=")[2]) if part}
+    return any(file.is_relative_to(Path.cwd() / name) for name in named)
 
 
 def _defect(error: Exception) -> NoReturn:

@@ -1,4 +1,4 @@
-"""A raster that no `casbah ingest` made, shown where a scene is shown."""
+"""A single raster, shown where a scene is shown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -317,7 +317,7 @@ def _draw_errors(axis: Axes, given: Given, view: View) -> Handles:
     handles: Handles = [Patch(facecolor=rgb(colour), label=name) for name, colour in names.items()]
     handles += _unknown_handle(truth == IGNORE)
     seen = [split for split in SEEN if any(b.split == split for b in outlines)]
-    if given.tiles is not None and seen:  # by their outlines, not by those of what the model has seen
+    if given.tiles is not None and seen:  # their blocks are outlined, and none of those that were seen
         return [*handles, Patch(facecolor="white", edgecolor="#bbb", label="pale: model has seen", lw=1.2)]
     return handles + [
         Patch(facecolor="white", edgecolor=rgb(SPLITS[split]), label=f"pale: {SEEN[split]}", lw=1.2) for split in seen

@@ -272,7 +272,7 @@ def _found(
 ) -> Found:
     bare = sorted(str(item["id"]) for item in items if not item.get("geometry") or not item.get("assets"))
     if bare:
-        say(f"{len(bare)} of {len(items)} items have no geometry or no assets: left out ({_named(bare)})")
+        say(f"{len(bare)} of {len(items)} items have no geometry or no assets: left out ({named_few(bare)})")
     over = [item for item in items if item["id"] not in bare and _overlaps(item, area)]
     over.sort(key=lambda item: (acquired(item), item["id"]))
     inside = [item for item in over if start <= acquired(item).date() <= end]
@@ -283,7 +283,7 @@ def _found(
     return Found(inside, attributions, simulated, [item for item in over if item not in inside], everywhen)
 
 
-def _named(names: list[str], most: int = 5) -> str:
+def named_few(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 

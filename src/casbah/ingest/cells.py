@@ -16,7 +16,7 @@ from casbah.blocks import named, place
 from casbah.errors import InputError
 from casbah.grid import RESOLUTION, Grid
 from casbah.ingest.area import Area
-from casbah.ingest.catalogue import MOST_ITEMS, find
+from casbah.ingest.catalogue import MOST_ITEMS, find, named_few
 from casbah.ingest.choose import parse_dates
 from casbah.patience import Patience
 from casbah.progress import say
@@ -29,9 +29,6 @@ LARGEST = 60_000.0
 
 MOST = 2_000
 """Cells of one run: more of them, and a workflow of Kubernetes grows too large to be kept."""
-
-NAMED = 5
-"""Cells that a sentence names."""
 
 
 def plan(area: Area, *, block: float, side: float | None = None, margin: float = 0.0, least: float = 0.0) -> list[str]:
@@ -128,10 +125,9 @@ def with_imagery(
     if not kept or len(kept) == len(names):
         return names
     gone = [name for name in names if name not in kept]
-    more = f" and {len(gone) - NAMED} more" if len(gone) > NAMED else ""
     say(
         f"{shown(stac)} has no item from {span} over {len(gone)} of {len(names)} cells of {area.name}, as over the "
-        f"open sea: they are left out ({', '.join(gone[:NAMED])}{more})"
+        f"open sea: they are left out ({named_few(gone)})"
     )
     return kept
 

@@ -234,7 +234,7 @@ class Content:
 
 
 def _content(text: str, patience: Patience) -> Content:
-    if _in_store(text):
+    if text.startswith("s3://") and Store.configured():
         found = Store.from_environment().version(Location.parse(text))
         identity = f"{_of_whole_address(text)} etag {found['etag']} of {found['size']} bytes"
         return Content(identity, True, found["modified"] or None)
@@ -244,10 +244,6 @@ def _content(text: str, patience: Patience) -> Content:
         return Content(_of_whole_address(text), False)
     changed = datetime.fromtimestamp(Path(text).stat().st_mtime, UTC).isoformat(timespec="seconds")
     return Content(sha256_of(Path(text)), True, changed, sha256=True)
-
-
-def _in_store(text: str) -> bool:
-    return text.startswith("s3://") and Store.configured()
 
 
 def _of_whole_address(text: str) -> str:
@@ -554,9 +550,7 @@ def _fault(place: str, error: Exception, patience: Patience, *, opening: bool = 
             f"{shown(place)} could not be read: its server refused it ({status}); check the credentials, or have a new "
             "address signed; finished parts are kept"
         )
-    # The store has said of an object of its that it is there.
-    given = status in (requests.codes.ok, requests.codes.partial_content) or _in_store(place)
-    if opening and NO_RASTER in str(error) and given:
+    if opening and NO_RASTER in str(error) and status in (requests.codes.ok, requests.codes.partial_content):
         return _damaged(place, error)
     # What GDAL says of a file that its server does not give is that it is none.
     refused = status is not None and status >= requests.codes.bad_request
